@@ -1,0 +1,71 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <moptcore/core/core.hpp>
+
+#include <pybind11/stl.h>
+
+#include "array.hpp"
+#include "module.hpp"
+
+namespace moptcore::bindings {
+
+namespace py = pybind11;
+
+namespace {
+
+// Errors in Python: moptcore.Error is a ValueError, DTypeError a TypeError as well.
+void bind_errors(py::module_& m) {
+  static py::handle error = PyErr_NewException("moptcore.Error", PyExc_ValueError, nullptr);
+  const auto derive = [&m](const char* name, py::handle base, PyObject* other) {
+    py::object bases = other == nullptr
+                           ? py::object(py::reinterpret_borrow<py::object>(base))
+                           : py::object(py::make_tuple(base, py::handle(other)));
+    py::handle made = PyErr_NewException((std::string("moptcore.") + name).c_str(), bases.ptr(), nullptr);
+    m.attr(name) = made;
+    return made;
+  };
+  m.attr("Error") = error;
+  static py::handle dtype = derive("DTypeError", error, PyExc_TypeError);
+  static py::handle non_finite = derive("NonFiniteError", error, nullptr);
+  static py::handle unsupported = derive("UnsupportedError", error, nullptr);
+  static py::handle format = derive("FormatError", error, nullptr);
+  derive("CoverageError", error, nullptr);
+  py::register_exception_translator([](std::exception_ptr raised) {
+    try {
+      if (raised) std::rethrow_exception(raised);
+    } catch (const DTypeError& e) {
+      PyErr_SetString(dtype.ptr(), e.what());
+    } catch (const NonFiniteError& e) {
+      PyErr_SetString(non_finite.ptr(), e.what());
+    } catch (const UnsupportedError& e) {
+      PyErr_SetString(unsupported.ptr(), e.what());
+    } catch (const FormatError& e) {
+      PyErr_SetString(format.ptr(), e.what());
+    } catch (const Error& e) {
+      PyErr_SetString(error.ptr(), e.what());
+    }
+  });
+}
+
+}  // namespace
+
+void bind_core(py::module_ m) {
+  using py::literals::operator""_a;
+  bind_errors(m);
+  m.attr("__version__") = MOPTCORE_VERSION;
+  m.def("get_num_threads", &num_threads, "Threads that a call may use.");
+  m.def("set_num_threads", &set_num_threads, "count"_a,
+        "Lets calls use at most `count` threads. Results do not depend on it.");
+  m.def("thread_backend", &thread_backend, "openmp or std.");
+  m.def("available_isas", &available_isas, "Instruction sets of this CPU, best first.");
+  m.def("current_isa", &current_isa, "The instruction set that the kernels use.");
+  m.def("set_max_isa", [](const std::string& name) { set_max_isa(name); }, "name"_a,
+        "Uses no instruction set better than `name`; an empty name lifts the limit.");
+  m.def("trim", &trim, "Gives the unused blocks of the memory pool back to the system.");
+  m.def("pool_statistics", [] {
+    const PoolStatistics s = pool_statistics();
+    return py::dict("bytes_in_use"_a = s.bytes_in_use, "bytes_cached"_a = s.bytes_cached,
+                    "reused"_a = s.reused);
+  }, "Bytes in use, bytes cached and reused blocks of the memory pool.");
+}
+
+}  // namespace moptcore::bindings

@@ -1,0 +1,13 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <pybind11/pybind11.h>
+
+#include "array.hpp"
+#include "module.hpp"
+
+PYBIND11_MODULE(_core, m) {
+  m.doc() = "The compiled core of moptcore.";
+  moptcore::bindings::bind_core(m);
+  moptcore::bindings::bind_prune(m.def_submodule("prune"));
+  moptcore::bindings::bind_quant(m.def_submodule("quant"));
+  moptcore::bindings::bind_distill(m.def_submodule("distill"));
+}

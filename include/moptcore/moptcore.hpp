@@ -1,0 +1,8 @@
+// SPDX-License-Identifier: Apache-2.0
+// Everything that moptcore::moptcore offers; include a word's own header for less.
+#pragma once
+
+#include <moptcore/core/core.hpp>
+#include <moptcore/distill/distill.hpp>
+#include <moptcore/prune/prune.hpp>
+#include <moptcore/quant/quant.hpp>

@@ -1,0 +1,52 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Neural-network compression: pruning, quantization, distillation; exact, fast, in one place.
+
+Rooms are loaded on first use, so importing moptcore imports no framework.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from moptcore._core import (
+    DTypeError,
+    Error,
+    FormatError,
+    NonFiniteError,
+    UnsupportedError,
+    __version__,
+    get_num_threads,
+    set_num_threads,
+    trim,
+)
+
+if TYPE_CHECKING:
+    from moptcore import distill, prune, quant
+
+_ROOMS = frozenset({"distill", "evaluation", "prune", "quant", "reporting", "torch"})
+
+__all__ = [
+    "DTypeError",
+    "Error",
+    "FormatError",
+    "NonFiniteError",
+    "UnsupportedError",
+    "__version__",
+    "distill",
+    "get_num_threads",
+    "prune",
+    "quant",
+    "set_num_threads",
+    "trim",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _ROOMS:
+        return importlib.import_module(f"moptcore.{name}")
+    raise AttributeError(f"module 'moptcore' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(set(globals()) | _ROOMS)
