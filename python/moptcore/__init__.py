@@ -24,7 +24,7 @@ from moptcore._core import (
 if TYPE_CHECKING:
     from moptcore import distill, prune, quant
 
-_ROOMS = frozenset({"distill", "evaluation", "prune", "quant", "reporting", "torch"})
+_ROOMS = frozenset({"core", "distill", "evaluation", "prune", "quant", "reporting", "torch"})
 
 __all__ = [
     "DTypeError",
