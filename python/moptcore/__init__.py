@@ -23,8 +23,10 @@ from moptcore._core import (
 
 if TYPE_CHECKING:
     from moptcore import distill, prune, quant
+    from moptcore.evaluation import evaluate
 
 _ROOMS = frozenset({"core", "distill", "evaluation", "prune", "quant", "reporting", "torch"})
+_FUNCTIONS = {"evaluate": "evaluation"}
 
 __all__ = [
     "DTypeError",
@@ -34,6 +36,7 @@ __all__ = [
     "UnsupportedError",
     "__version__",
     "distill",
+    "evaluate",
     "get_num_threads",
     "prune",
     "quant",
@@ -45,8 +48,10 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name in _ROOMS:
         return importlib.import_module(f"moptcore.{name}")
+    if name in _FUNCTIONS:
+        return getattr(importlib.import_module(f"moptcore.{_FUNCTIONS[name]}"), name)
     raise AttributeError(f"module 'moptcore' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return sorted(set(globals()) | _ROOMS)
+    return sorted(set(globals()) | _ROOMS | set(_FUNCTIONS))
