@@ -22,11 +22,15 @@ enum class Kind : std::uint8_t { numpy, torch, jax, tensorflow, other };
 /// An argument: someone's array, viewed for the length of the call.
 ///
 /// Bind functions with parameters of type `const Array&`; pybind11 fills them through the caster
-/// below. Anything that is no array raises TypeError, arrays on a GPU UnsupportedError.
+/// below. Anything that is no array raises TypeError, arrays on a GPU UnsupportedError. Lists and
+/// numbers are converted as NumPy does it.
 class Array {
  public:
   Array() = default;
   explicit Array(py::handle source);
+
+  /// Whether `source` is an array, or a number or nested list that NumPy makes one of.
+  [[nodiscard]] static bool accepts(py::handle source);
 
   [[nodiscard]] const AnyView& view() const noexcept { return view_; }
   [[nodiscard]] const Shape& shape() const noexcept { return view_.shape(); }
@@ -36,6 +40,7 @@ class Array {
 
   /// The same memory for writing. Throws Error("[where] name must be writable ...") for read-only
   /// memory, for JAX and TensorFlow arrays, and where the view is a converted copy.
+  [[nodiscard]] bool is_writable() const noexcept { return !readonly_ && !copied_; }
   [[nodiscard]] MutableAnyView writable(const char* where, const char* name) const;
 
  private:
@@ -74,8 +79,8 @@ class Output {
 
   MutableAnyView view_;
   py::object object_;
-  Kind kind_ = Kind::numpy;
-  bool convert_ = false;  // object_ is a NumPy array that take() turns into kind_
+  Kind kind_ = Kind::numpy;  // what take() makes of the NumPy array object_
+  py::object keep_;  // what view_'s memory belongs to, where that is not object_
 };
 
 /// The DType named by a NumPy-style name or dtype-like object ("int8", numpy.int8, torch.int8).
@@ -90,7 +95,7 @@ struct type_caster<moptcore::bindings::Array> {
   PYBIND11_TYPE_CASTER(moptcore::bindings::Array, const_name("ArrayLike"));
 
   bool load(handle source, bool) {
-    if (!source || source.is_none()) return false;
+    if (!source || !moptcore::bindings::Array::accepts(source)) return false;
     value = moptcore::bindings::Array(source);
     return true;
   }

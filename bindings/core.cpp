@@ -46,6 +46,35 @@ void bind_errors(py::module_& m) {
   });
 }
 
+// What the border makes of an array, for tests and bug reports.
+py::dict describe(const Array& array) {
+  using py::literals::operator""_a;
+  const AnyView& view = array.view();
+  const char* kinds[] = {"numpy", "torch", "jax", "tensorflow", "other"};
+  py::list shape;
+  py::list strides;
+  for (int axis = 0; axis < view.rank(); ++axis) {
+    shape.append(view.shape()[axis]);
+    strides.append(view.strides()[axis]);
+  }
+  return py::dict("dtype"_a = std::string(name(view.dtype())), "shape"_a = py::tuple(shape),
+                  "strides"_a = py::tuple(strides),
+                  "address"_a = reinterpret_cast<std::uintptr_t>(view.data()),
+                  "kind"_a = kinds[static_cast<int>(array.kind())],
+                  "writable"_a = array.is_writable());
+}
+
+py::object copy(const Array& src, const py::object& out) {
+  constexpr const char* kWhere = "core.copy";
+  Output result(src, src.dtype(), src.shape(), out, kWhere);
+  result.check_overlap(src, kWhere);
+  {
+    const py::gil_scoped_release release;
+    copy_elements(src.view(), result.view());
+  }
+  return result.take();
+}
+
 }  // namespace
 
 void bind_core(py::module_ m) {
@@ -60,6 +89,10 @@ void bind_core(py::module_ m) {
   m.def("current_isa", &current_isa, "The instruction set that the kernels use.");
   m.def("set_max_isa", [](const std::string& name) { set_max_isa(name); }, "name"_a,
         "Uses no instruction set better than `name`; an empty name lifts the limit.");
+  m.def("describe", &describe, "array"_a,
+        "How moptcore sees an array: dtype, shape, strides in elements, address, kind, writable.");
+  m.def("copy", &copy, "array"_a, py::kw_only(), "out"_a = py::none(),
+        "The same elements, row-major, as the caller's kind of array or in `out`.");
   m.def("trim", &trim, "Gives the unused blocks of the memory pool back to the system.");
   m.def("pool_statistics", [] {
     const PoolStatistics s = pool_statistics();

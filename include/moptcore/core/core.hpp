@@ -2,6 +2,7 @@
 #pragma once
 
 #include <moptcore/core/check.hpp>
+#include <moptcore/core/copy.hpp>
 #include <moptcore/core/dtype.hpp>
 #include <moptcore/core/int4.hpp>
 #include <moptcore/core/isa.hpp>
