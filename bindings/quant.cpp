@@ -1,11 +1,315 @@
 // SPDX-License-Identifier: Apache-2.0
+#include <moptcore/quant/quant.hpp>
+
+#include <pybind11/numpy.h>
+#include <pybind11/stl.h>
+
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
 #include "array.hpp"
 #include "module.hpp"
 
 namespace moptcore::bindings {
 
 namespace py = pybind11;
+using py::literals::operator""_a;
 
-void bind_quant(py::module_ m) { m.doc() = "quant"; }
+namespace {
+
+using Axis = std::optional<std::int64_t>;
+using Text = std::optional<std::string>;
+
+quant::Compat compat_of(const Text& text, const char* where) {
+  return text ? quant::compat_from(*text, where) : quant::Compat::none;
+}
+
+// A contiguous vector of exactly type T, or one number; the memory stays the caller's.
+template <class T>
+std::span<const T> vector_of(const Array& array, const char* where, const char* argument) {
+  const AnyView& view = array.view();
+  check<DTypeError>(view.dtype() == dtype_of<T>(), where,
+                    std::string(argument) + " must be " + std::string(name(dtype_of<T>())),
+                    name(view.dtype()));
+  check(view.rank() <= 1 && view.is_contiguous(), where,
+        std::string(argument) + " must be a number or a contiguous vector, shape", view.shape());
+  return {static_cast<const T*>(view.data()), static_cast<std::size_t>(view.size())};
+}
+
+std::span<std::uint8_t> writable_bits(const Array& bits, const char* where) {
+  const MutableAnyView view = bits.writable(where, "bits");
+  check<DTypeError>(view.dtype() == DType::uint8, where, "bits must be uint8", name(view.dtype()));
+  check(view.is_contiguous(), where, "bits must be contiguous, strides", view.strides());
+  return {static_cast<std::uint8_t*>(view.data()), static_cast<std::size_t>(view.size())};
+}
+
+py::object fake_quantize(const Array& x, const GridView& grids, py::handle out,
+                         const std::optional<Array>& bits, quant::NonFinite nonfinite,
+                         quant::Compat compat) {
+  constexpr auto where = "quant.fake_quantize";
+  Output result(x, x.dtype(), x.shape(), out, where);
+  result.check_overlap(x, where);
+  std::span<std::uint8_t> mask;
+  if (bits) mask = writable_bits(*bits, where);
+  // Without an element there is nothing to tell an empty mask from none.
+  check(!bits || static_cast<std::int64_t>(mask.size()) == quant::bit_bytes(x.view().size()),
+        where, "bits must have ceil(n / 8) bytes, one bit an element", mask.size());
+  {
+    const py::gil_scoped_release release;
+    quant::fake_quantize(x.view(), grids, result.view(), mask, nonfinite, compat);
+  }
+  return result.take();
+}
+
+py::object fake_quantize_affine(const Array& x, const Array& scale, const Array& zero_point,
+                                std::int32_t qmin, std::int32_t qmax, const Axis& axis,
+                                const py::object& out, const std::optional<Array>& bits,
+                                const Text& compat) {
+  constexpr auto where = "quant.fake_quantize_affine";
+  const GridView grids{vector_of<float>(scale, where, "scale"),
+                       vector_of<std::int32_t>(zero_point, where, "zero_point"), qmin, qmax, axis};
+  return fake_quantize(x, grids, out, bits, quant::NonFinite::propagate, compat_of(compat, where));
+}
+
+py::object fake_quantize_backward(const Array& grad, const Array& bits, const py::object& out) {
+  constexpr auto where = "quant.fake_quantize_backward";
+  const auto mask = vector_of<std::uint8_t>(bits, where, "bits");
+  Output result(grad, grad.dtype(), grad.shape(), out, where);
+  result.check_overlap(grad, where);
+  {
+    const py::gil_scoped_release release;
+    quant::fake_quantize_backward(grad.view(), mask, result.view());
+  }
+  return result.take();
+}
+
+// Numbers of any kind as float32.
+std::vector<float> floats_of(py::handle source) {
+  const auto array = py::array_t<float, py::array::c_style | py::array::forcecast>::ensure(source);
+  if (!array) throw py::error_already_set();
+  return {array.data(), array.data() + array.size()};
+}
+
+// Whole numbers of any kind as int32.
+std::vector<std::int32_t> integers_of(py::handle source, const char* where, const char* argument) {
+  const auto array = py::array::ensure(source);
+  if (!array) throw py::error_already_set();
+  const char kind = array.dtype().kind();
+  check<DTypeError>(kind == 'i' || kind == 'u', where,
+                    std::string(argument) + " must be of an integer dtype",
+                    py::str(array.dtype()).cast<std::string>());
+  const auto wide = py::array_t<std::int64_t, py::array::c_style | py::array::forcecast>(array);
+  std::vector<std::int32_t> values;
+  for (py::ssize_t i = 0; i < wide.size(); ++i) {
+    const std::int64_t value = wide.data()[i];
+    check(value >= -65536 && value <= 65536, where,
+          std::string(argument) + " must be in [qmin, qmax]", value);
+    values.push_back(static_cast<std::int32_t>(value));
+  }
+  return values;
+}
+
+QParams make_qparams(const py::object& scale, const py::object& zero_point,
+                     const py::object& dtype, const Axis& axis,
+                     const std::optional<std::int32_t>& qmin,
+                     const std::optional<std::int32_t>& qmax) {
+  constexpr auto where = "quant.QParams";
+  std::vector<float> scales = floats_of(scale);
+  std::vector<std::int32_t> zeros = integers_of(zero_point, where, "zero_point");
+  if (zeros.size() == 1) zeros.resize(scales.size(), zeros.front());
+  return {std::move(scales), std::move(zeros), axis,
+          {dtype_from(dtype, where, "dtype"), qmin, qmax}};
+}
+
+template <class T>
+py::object numbers(const std::vector<T>& values, bool one) {
+  if (one) return py::cast(values.front());
+  return py::array_t<T>(static_cast<py::ssize_t>(values.size()), values.data());
+}
+
+py::object scale_of(const QParams& q) { return numbers(q.scale(), !q.axis()); }
+py::object zero_point_of(const QParams& q) { return numbers(q.zero_point(), !q.axis()); }
+
+std::string repr_of(const QParams& q) {
+  const py::str text("QParams(scale={!r}, zero_point={!r}, dtype={!r}, axis={!r}, qmin={}, qmax={})");
+  // A float32 in its own shortest form: 0.02 and not 0.019999999552965164.
+  py::object scale = scale_of(q);
+  if (!q.axis()) scale = py::float_(py::str(py::module_::import("numpy").attr("float32")(scale)));
+  return text.format(scale, zero_point_of(q), std::string(name(q.dtype())), q.axis(), q.qmin(),
+                     q.qmax())
+      .cast<std::string>();
+}
+
+py::tuple state_of(const QParams& q) {
+  return py::make_tuple(q.scale(), q.zero_point(), std::string(name(q.dtype())), q.axis(),
+                        q.qmin(), q.qmax());
+}
+
+QParams from_state(const py::tuple& state) {
+  return make_qparams(state[0], state[1], state[2], state[3].cast<Axis>(),
+                      state[4].cast<std::int32_t>(), state[5].cast<std::int32_t>());
+}
+
+void bind_qparams(py::module_& m) {
+  py::class_<QParams>(m, "QParams",
+                      "Scale, zero point and integer range of a quantized tensor: "
+                      "real = (q - zero_point) * scale. Immutable.")
+      .def(py::init(&make_qparams), "scale"_a, "zero_point"_a = 0, "dtype"_a = "int8",
+           "axis"_a = py::none(), "qmin"_a = py::none(), "qmax"_a = py::none(),
+           "scale: finite, > 0, one number or one for each index of `axis`.\n"
+           "zero_point: integer in [qmin, qmax]; one number serves all scales.\n"
+           "dtype: int8, uint8, int16, uint16, int4 or uint4.\n"
+           "qmin, qmax: None is the dtype's full range.")
+      .def_property_readonly("scale", &scale_of, "float, or float32 vector over `axis`.")
+      .def_property_readonly("zero_point", &zero_point_of, "int, or int32 vector over `axis`.")
+      .def_property_readonly("dtype", [](const QParams& q) { return std::string(name(q.dtype())); })
+      .def_property_readonly("axis", &QParams::axis)
+      .def_property_readonly("qmin", &QParams::qmin)
+      .def_property_readonly("qmax", &QParams::qmax)
+      .def("__eq__", [](const QParams& a, const QParams& b) { return a == b; }, py::is_operator())
+      .def("__hash__", [](const QParams& q) { return py::hash(py::str(repr_of(q))); })
+      .def("__repr__", &repr_of)
+      .def(py::pickle(&state_of, &from_state));
+
+  m.def("qparams_from_range",
+        [](const py::object& min, const py::object& max, const py::object& dtype, bool symmetric,
+           const Axis& axis, const Text& compat) {
+          constexpr auto where = "quant.qparams_from_range";
+          const std::vector<float> low = floats_of(min);
+          const std::vector<float> high = floats_of(max);
+          return quant::qparams_from_range(low, high, dtype_from(dtype, where, "dtype"), symmetric,
+                                           axis, compat_of(compat, where));
+        },
+        "min"_a, "max"_a, "dtype"_a = "int8", "symmetric"_a = true, "axis"_a = py::none(),
+        "compat"_a = py::none(),
+        "The QParams that cover [min, max], extended to hold 0.\n\n"
+        "symmetric: scale = absmax / 127 and integers [-127, 127] for int8; else the full range\n"
+        "with a zero point. A range of nothing but 0 gives scale 1; no scale is below 2^-126.\n"
+        "compat: \"torch\" follows torch.ao's observers, \"tflite\" TFLite.");
+}
+
+// What both observers share. State is a dict of arrays.
+template <class Observer>
+void bind_observer(py::class_<Observer>& c) {
+  using quant::OnNonFinite;
+  c.def("update",
+        [](Observer& self, const Array& x, const std::string& nonfinite) {
+          constexpr auto where = "quant.Observer.update";
+          check(nonfinite == "error" || nonfinite == "skip", where,
+                "nonfinite must be \"error\" or \"skip\"", nonfinite);
+          const py::gil_scoped_release release;
+          self.update(x.view(), nonfinite == "skip" ? OnNonFinite::skip : OnNonFinite::error);
+        },
+        "x"_a, "nonfinite"_a = "error",
+        "Observes x. NaN and infinities raise NonFiniteError, or are left out with \"skip\".")
+      .def("qparams",
+           [](const Observer& self, const py::object& dtype, bool symmetric, const Text& compat) {
+             constexpr auto where = "quant.Observer.qparams";
+             return self.qparams(dtype_from(dtype, where, "dtype"), symmetric,
+                                 compat_of(compat, where));
+           },
+           "dtype"_a = "int8", "symmetric"_a = true, "compat"_a = py::none(),
+           "The QParams of the range; see qparams_from_range.")
+      .def("reset", &Observer::reset, "Forgets everything seen.")
+      .def_property_readonly("axis", [](const Observer& self) { return self.axis(); })
+      .def_property_readonly("min", [](const Observer& self) { return numbers(self.min(), false); },
+                             "float32 vector: one value, or one for each index of `axis`; empty "
+                             "before the first update.")
+      .def_property_readonly("max", [](const Observer& self) { return numbers(self.max(), false); })
+      .def("state_dict",
+           [](const Observer& self) {
+             return py::dict("min"_a = numbers(self.min(), false),
+                             "max"_a = numbers(self.max(), false));
+           },
+           "The range as a dict of arrays.")
+      .def("load_state_dict",
+           [](Observer& self, const py::dict& state, bool strict) {
+             constexpr auto where = "quant.Observer.load_state_dict";
+             check(state.contains("min") && state.contains("max"), where,
+                   "state must have the keys min and max", py::str(py::list(state)).cast<std::string>());
+             check(!strict || py::len(state) == 2, where, "state must have no key but min and max",
+                   py::str(py::list(state)).cast<std::string>());
+             self.restore(floats_of(state["min"]), floats_of(state["max"]));
+           },
+           "state"_a, "strict"_a = true, "Continues from what state_dict() gave.")
+      .def("__eq__", [](const Observer& a, const Observer& b) { return a == b; },
+           py::is_operator());
+}
+
+void bind_observers(py::module_& m) {
+  using quant::MinMaxObserver, quant::MovingAverageObserver;
+  auto min_max = py::class_<MinMaxObserver>(
+      m, "MinMaxObserver", "Smallest and largest value of all updates, in all or along an axis.");
+  min_max.def(py::init<Axis>(), "axis"_a = py::none())
+      .def("merge", &MinMaxObserver::merge, "other"_a, "As if this one had seen other's updates.")
+      .def("__repr__",
+           [](const MinMaxObserver& self) {
+             return py::str("MinMaxObserver(axis={!r})").format(self.axis());
+           })
+      .def(py::pickle(
+          [](const MinMaxObserver& self) {
+            return py::make_tuple(self.axis(), self.min(), self.max());
+          },
+          [](const py::tuple& state) {
+            MinMaxObserver self(state[0].cast<Axis>());
+            self.restore(state[1].cast<std::vector<float>>(), state[2].cast<std::vector<float>>());
+            return self;
+          }));
+  bind_observer(min_max);
+
+  auto moving = py::class_<MovingAverageObserver>(
+      m, "MovingAverageObserver",
+      "Exponential mean of each update's smallest and largest value; the first update sets both.");
+  moving.def(py::init<double, Axis>(), "momentum"_a = 0.01, "axis"_a = py::none())
+      .def_property_readonly("momentum", &MovingAverageObserver::momentum)
+      .def("__repr__",
+           [](const MovingAverageObserver& self) {
+             return py::str("MovingAverageObserver(momentum={!r}, axis={!r})")
+                 .format(self.momentum(), self.axis());
+           })
+      .def(py::pickle(
+          [](const MovingAverageObserver& self) {
+            return py::make_tuple(self.momentum(), self.axis(), self.min(), self.max());
+          },
+          [](const py::tuple& state) {
+            MovingAverageObserver self(state[0].cast<double>(), state[1].cast<Axis>());
+            self.restore(state[2].cast<std::vector<float>>(), state[3].cast<std::vector<float>>());
+            return self;
+          }));
+  bind_observer(moving);
+}
+
+}  // namespace
+
+void bind_quant(py::module_ m) {
+  m.doc() = "Ranges, quantization and fake quantization.";
+  bind_qparams(m);
+  bind_observers(m);
+
+  m.def("fake_quantize",
+        [](const Array& x, const QParams& qp, const py::object& out,
+           const std::optional<Array>& bits, const std::string& nonfinite, const Text& compat) {
+          constexpr auto where = "quant.fake_quantize";
+          return fake_quantize(x, qp.view(), out, bits, quant::non_finite_from(nonfinite, where),
+                               compat_of(compat, where));
+        },
+        "x"_a, "qp"_a, "out"_a = py::none(), "bits"_a = py::none(), "nonfinite"_a = "propagate",
+        "compat"_a = py::none(),
+        "dequantize(quantize(x, qp), qp) in one pass, bit for bit, in x's dtype.\n\n"
+        "bits: uint8 buffer of ceil(n / 8) bytes for the gradient's mask: bit i % 8 of byte i // 8\n"
+        "is 1 where the i-th element (row-major) rounds to an integer in [qmin, qmax] unsaturated.\n"
+        "nonfinite: NaN stays NaN (\"propagate\"), becomes 0 (\"zero_point\") or raises (\"error\");\n"
+        "infinities saturate. compat: \"torch\" or \"tflite\" round as those do.");
+  m.def("fake_quantize_affine", &fake_quantize_affine, "x"_a, "scale"_a, "zero_point"_a, "qmin"_a,
+        "qmax"_a, "axis"_a = py::none(), "out"_a = py::none(), "bits"_a = py::none(),
+        "compat"_a = py::none(),
+        "fake_quantize with the grid as arrays: scale float32 and zero_point int32, one number or\n"
+        "one for each index of `axis`. NaN stays NaN. For framework adapters.");
+  m.def("fake_quantize_backward", &fake_quantize_backward, "grad"_a, "bits"_a,
+        "out"_a = py::none(),
+        "The gradient of fake_quantize: grad where the bit is set, else 0 (also where grad is NaN).");
+}
 
 }  // namespace moptcore::bindings

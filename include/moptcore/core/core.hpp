@@ -8,6 +8,7 @@
 #include <moptcore/core/isa.hpp>
 #include <moptcore/core/parallel.hpp>
 #include <moptcore/core/pool.hpp>
+#include <moptcore/core/qparams.hpp>
 #include <moptcore/core/random.hpp>
 #include <moptcore/core/shape.hpp>
 #include <moptcore/core/tensor_view.hpp>

@@ -1,2 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
+
+#include <moptcore/core/qparams.hpp>
+#include <moptcore/quant/compat.hpp>
+#include <moptcore/quant/fake_quant.hpp>
+#include <moptcore/quant/quantize.hpp>
+#include <moptcore/quant/range.hpp>

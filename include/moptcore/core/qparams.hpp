@@ -1,0 +1,149 @@
+// SPDX-License-Identifier: Apache-2.0
+// What turns a real number into an integer and back: real = (integer - zero_point) * scale.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <optional>
+#include <span>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include <moptcore/core/check.hpp>
+#include <moptcore/core/dtype.hpp>
+
+namespace moptcore::inline v0 {
+
+/// Integers [qmin, qmax] and the real numbers that they stand for: (q - zero_point) * scale.
+struct Grid {
+  float scale = 1.0f;           ///< finite, > 0
+  std::int32_t zero_point = 0;  ///< in [qmin, qmax]
+  std::int32_t qmin = -128;
+  std::int32_t qmax = 127;
+
+  friend bool operator==(const Grid&, const Grid&) = default;
+};
+
+/// True for the dtypes that hold quantized values: int8, uint8, int16, uint16, int4, uint4.
+[[nodiscard]] constexpr bool is_quantized(DType dtype) noexcept {
+  return dtype == DType::int8 || dtype == DType::uint8 || dtype == DType::int16 ||
+         dtype == DType::uint16 || dtype == DType::int4 || dtype == DType::uint4;
+}
+
+/// The least and the greatest integer of a quantized dtype.
+[[nodiscard]] constexpr std::pair<std::int32_t, std::int32_t> integer_range(DType dtype) noexcept {
+  const std::int32_t levels = std::int32_t{1} << bit_width(dtype);
+  const bool is_signed =
+      dtype == DType::int8 || dtype == DType::int16 || dtype == DType::int4;
+  return is_signed ? std::pair{-levels / 2, levels / 2 - 1} : std::pair{0, levels - 1};
+}
+
+/// Grids that are someone else's memory: one for a whole tensor, or one per index of `axis`.
+struct GridView {
+  std::span<const float> scale;
+  std::span<const std::int32_t> zero_point;
+  std::int32_t qmin = -128;
+  std::int32_t qmax = 127;
+  std::optional<std::int64_t> axis;  ///< none: one grid
+};
+
+/// Throws unless every scale is finite and > 0, qmin < qmax lie in [-32768, 65535], every zero
+/// point lies in [qmin, qmax] and scale and zero_point are equally long (one grid without axis).
+inline void check_grids(const GridView& grids, std::string_view where) {
+  check(grids.qmin < grids.qmax && grids.qmin >= -32768 && grids.qmax <= 65535, where,
+        "qmin and qmax must be in [-32768, 65535] with qmin < qmax",
+        std::to_string(grids.qmin) + " and " + std::to_string(grids.qmax));
+  check(grids.scale.size() == grids.zero_point.size(), where,
+        "zero_point must have as many elements as scale (" + std::to_string(grids.scale.size()) +
+            ")",
+        grids.zero_point.size());
+  check(grids.axis.has_value() || grids.scale.size() == 1, where,
+        "scale must be one number where axis is None", std::to_string(grids.scale.size()));
+  for (const float scale : grids.scale) {
+    check(std::isfinite(scale) && scale > 0.0f, where, "scale must be finite and > 0", scale);
+  }
+  for (const std::int32_t zero_point : grids.zero_point) {
+    if (zero_point < grids.qmin || zero_point > grids.qmax) [[unlikely]] {
+      throw Error(error_text(where,
+                             "zero_point must be in [" + std::to_string(grids.qmin) + ", " +
+                                 std::to_string(grids.qmax) + "]",
+                             zero_point));
+    }
+  }
+}
+
+/// Scale, zero point and integer range of a quantized tensor. Holds no mutable state.
+class QParams {
+ public:
+  struct Options {
+    DType dtype = DType::int8;         ///< int8, uint8, int16, uint16, int4 or uint4
+    std::optional<std::int32_t> qmin;  ///< none: the dtype's least integer
+    std::optional<std::int32_t> qmax;  ///< none: the dtype's greatest integer
+  };
+
+  /// One grid for the whole tensor.
+  explicit QParams(float scale, std::int32_t zero_point = 0) : QParams(scale, zero_point, Options()) {}
+  QParams(float scale, std::int32_t zero_point, const Options& options)
+      : QParams({scale}, {zero_point}, std::nullopt, options) {}
+
+  /// One grid per index of `axis`, which may count from the back; none: one grid.
+  /// Throws Error naming what is wrong: scale not finite or <= 0, zero_point outside
+  /// [qmin, qmax], lengths that differ, a range that the dtype cannot hold.
+  QParams(std::vector<float> scale, std::vector<std::int32_t> zero_point,
+          std::optional<std::int64_t> axis, const Options& options)
+      : scale_(std::move(scale)),
+        zero_point_(std::move(zero_point)),
+        axis_(axis),
+        dtype_(options.dtype) {
+    constexpr auto where = "quant.QParams";
+    check<DTypeError>(is_quantized(dtype_), where,
+                      "dtype must be int8, uint8, int16, uint16, int4 or uint4", name(dtype_));
+    const auto [least, greatest] = integer_range(dtype_);
+    qmin_ = options.qmin.value_or(least);
+    qmax_ = options.qmax.value_or(greatest);
+    if (qmin_ < least || qmax_ > greatest || qmin_ >= qmax_) [[unlikely]] {
+      throw Error(error_text(where,
+                             "qmin and qmax must satisfy " + std::to_string(least) +
+                                 " <= qmin < qmax <= " + std::to_string(greatest) + " for " +
+                                 std::string(name(dtype_)),
+                             std::to_string(qmin_) + " and " + std::to_string(qmax_)));
+    }
+    check_grids(view(), where);
+  }
+
+  [[nodiscard]] const std::vector<float>& scale() const noexcept { return scale_; }
+  [[nodiscard]] const std::vector<std::int32_t>& zero_point() const noexcept { return zero_point_; }
+  [[nodiscard]] const std::optional<std::int64_t>& axis() const noexcept { return axis_; }
+  [[nodiscard]] DType dtype() const noexcept { return dtype_; }
+  [[nodiscard]] std::int32_t qmin() const noexcept { return qmin_; }
+  [[nodiscard]] std::int32_t qmax() const noexcept { return qmax_; }
+
+  /// Grids held: 1, or the extent of the axis.
+  [[nodiscard]] std::int64_t size() const noexcept {
+    return static_cast<std::int64_t>(scale_.size());
+  }
+
+  [[nodiscard]] Grid grid(std::int64_t index = 0) const noexcept {
+    const auto i = static_cast<std::size_t>(index);
+    return {scale_[i], zero_point_[i], qmin_, qmax_};
+  }
+
+  /// Valid as long as this object.
+  [[nodiscard]] GridView view() const noexcept {
+    return {scale_, zero_point_, qmin_, qmax_, axis_};
+  }
+
+  friend bool operator==(const QParams&, const QParams&) = default;
+
+ private:
+  std::vector<float> scale_;
+  std::vector<std::int32_t> zero_point_;
+  std::optional<std::int64_t> axis_;
+  DType dtype_;
+  std::int32_t qmin_ = 0;
+  std::int32_t qmax_ = 0;
+};
+
+}  // namespace moptcore::inline v0

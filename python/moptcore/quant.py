@@ -1,0 +1,24 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Real numbers to integers and back: ranges, quantization, fake quantization for training."""
+
+from __future__ import annotations
+
+from moptcore._core.quant import (
+    MinMaxObserver,
+    MovingAverageObserver,
+    QParams,
+    fake_quantize,
+    fake_quantize_affine,
+    fake_quantize_backward,
+    qparams_from_range,
+)
+
+__all__ = [
+    "MinMaxObserver",
+    "MovingAverageObserver",
+    "QParams",
+    "fake_quantize",
+    "fake_quantize_affine",
+    "fake_quantize_backward",
+    "qparams_from_range",
+]

@@ -1,0 +1,164 @@
+// SPDX-License-Identifier: Apache-2.0
+// Positions on a grid, for one target. Included by kernel files after <hwy/highway.h>.
+#if defined(MOPTCORE_KERNELS_GRID_INL) == defined(HWY_TARGET_TOGGLE)
+#ifdef MOPTCORE_KERNELS_GRID_INL
+#undef MOPTCORE_KERNELS_GRID_INL
+#else
+#define MOPTCORE_KERNELS_GRID_INL
+#endif
+
+#include <hwy/highway.h>
+
+#include <cstdint>
+#include <limits>
+
+#include "kernels/grid.hpp"
+
+HWY_BEFORE_NAMESPACE();
+namespace moptcore::inline v0::kernels::HWY_NAMESPACE {
+
+namespace hn = hwy::HWY_NAMESPACE;
+
+// The lanes of one vector of elements: their grids.
+template <class V>
+struct Lane {
+  V factor, scale, low, high, zero;
+};
+
+// The same grid for all elements.
+template <class D>
+class OneGrid {
+  using T = hn::TFromD<D>;
+  using V = hn::Vec<D>;
+
+ public:
+  OneGrid(D d, const GridStep<T>& step)
+      : factor_(hn::Set(d, step.factor)),
+        scale_(hn::Set(d, step.scale)),
+        low_(hn::Set(d, step.low)),
+        high_(hn::Set(d, step.high)),
+        zero_(hn::Set(d, step.zero)) {}
+
+  HWY_INLINE Lane<V> Load(D, std::int64_t) const {
+    return {factor_, scale_, low_, high_, zero_};
+  }
+  HWY_INLINE Lane<V> LoadN(D, std::int64_t, std::int64_t) const {
+    return {factor_, scale_, low_, high_, zero_};
+  }
+
+ private:
+  V factor_, scale_, low_, high_, zero_;
+};
+
+// Loads n < Lanes(d) elements; the others are 1, a value that every formula takes.
+template <class D, class T>
+HWY_INLINE hn::Vec<D> LoadPart(D d, const T* src, std::int64_t n) {
+  HWY_ALIGN T lanes[HWY_MAX_BYTES / sizeof(T)];
+  for (std::size_t i = 0; i < hn::Lanes(d); ++i) {
+    lanes[i] = static_cast<std::int64_t>(i) < n ? src[i] : T{1};
+  }
+  return hn::Load(d, lanes);
+}
+
+template <class D, class T>
+HWY_INLINE void StorePart(D d, hn::Vec<D> v, T* dst, std::int64_t n) {
+  HWY_ALIGN T lanes[HWY_MAX_BYTES / sizeof(T)];
+  hn::Store(v, d, lanes);
+  for (std::int64_t i = 0; i < n; ++i) dst[i] = lanes[i];
+}
+
+// A grid for each element.
+template <class D>
+class ManyGrids {
+  using T = hn::TFromD<D>;
+  using V = hn::Vec<D>;
+
+ public:
+  ManyGrids(D, const GridTable<T>& table) : table_(table) {}
+
+  HWY_INLINE Lane<V> Load(D d, std::int64_t i) const {
+    return {hn::LoadU(d, table_.factor + i), hn::LoadU(d, table_.scale + i),
+            hn::LoadU(d, table_.low + i), hn::LoadU(d, table_.high + i),
+            hn::LoadU(d, table_.zero + i)};
+  }
+  HWY_INLINE Lane<V> LoadN(D d, std::int64_t i, std::int64_t n) const {
+    return {LoadPart(d, table_.factor + i, n), LoadPart(d, table_.scale + i, n),
+            LoadPart(d, table_.low + i, n), LoadPart(d, table_.high + i, n),
+            LoadPart(d, table_.zero + i, n)};
+  }
+
+ private:
+  GridTable<T> table_;
+};
+
+// The nearest whole number of |v| < 2^22 (float) or 2^51 (double). Adding 1.5 * 2^(digits of the
+// fraction) leaves no room for a fraction; the result is never -0.
+template <class D, class V>
+HWY_INLINE V NearestEven(D d, V v) {
+  using T = hn::TFromD<D>;
+  const V magic = hn::Set(d, static_cast<T>(1.5 / static_cast<double>(std::numeric_limits<T>::epsilon())));
+  return hn::Sub(hn::Add(v, magic), magic);
+}
+
+template <Rounding kRounding, class D, class V>
+HWY_INLINE V Nearest(D d, V v) {
+  const V even = NearestEven(d, v);
+  if constexpr (kRounding != Rounding::divide_away) return even;
+  const V zero = hn::Zero(d);
+  const V one = hn::Set(d, 1);
+  const V half = hn::Set(d, static_cast<hn::TFromD<D>>(0.5));
+  const V rest = hn::Sub(v, even);  // exact
+  const auto up = hn::And(hn::Eq(rest, half), hn::Gt(v, zero));
+  const auto down = hn::And(hn::Eq(rest, hn::Neg(half)), hn::Lt(v, zero));
+  return hn::Sub(hn::Add(even, hn::IfThenElseZero(up, one)), hn::IfThenElseZero(down, one));
+}
+
+template <Rounding kRounding, class V>
+HWY_INLINE V InSteps(V x, V factor) {
+  if constexpr (kRounding == Rounding::multiply_even) return hn::Mul(x, factor);
+  return hn::Div(x, factor);
+}
+
+template <class D, class V>
+HWY_INLINE V NanAt(D d, NanPosition where, V low) {
+  if (where == NanPosition::low) return low;
+  if (where == NanPosition::zero) return hn::Zero(d);
+  return hn::Set(d, std::numeric_limits<hn::TFromD<D>>::quiet_NaN());
+}
+
+// The saturated position of x. Saturating before rounding to the whole bound is the same and
+// keeps the value in the range of NearestEven.
+template <Rounding kRounding, class D, class V>
+HWY_INLINE V Position(D d, V x, const Lane<V>& grid, NanPosition nan) {
+  const V v = InSteps<kRounding>(x, grid.factor);
+  const V r = Nearest<kRounding>(d, hn::Min(hn::Max(v, grid.low), grid.high));
+  return hn::IfThenElse(hn::Eq(v, v), r, NanAt(d, nan, grid.low));
+}
+
+// The same, and whether the rounded position needed no saturation.
+template <Rounding kRounding, class D, class V>
+HWY_INLINE V Position(D d, V x, const Lane<V>& grid, NanPosition nan, hn::Mask<D>& inside) {
+  const V one = hn::Set(d, 1);
+  const V v = InSteps<kRounding>(x, grid.factor);
+  const auto number = hn::Eq(v, v);
+  const V wide = hn::Min(hn::Max(v, hn::Sub(grid.low, one)), hn::Add(grid.high, one));
+  const V r = Nearest<kRounding>(d, wide);
+  inside = hn::And(number, hn::And(hn::Ge(r, grid.low), hn::Le(r, grid.high)));
+  const V saturated = hn::Min(hn::Max(r, grid.low), grid.high);
+  return hn::IfThenElse(number, saturated, NanAt(d, nan, grid.low));
+}
+
+// Calls f<rounding>() with the rounding as a compile-time constant.
+template <class F>
+HWY_INLINE void WithRounding(Rounding rounding, F&& f) {
+  switch (rounding) {
+    case Rounding::divide_even: return f.template operator()<Rounding::divide_even>();
+    case Rounding::multiply_even: return f.template operator()<Rounding::multiply_even>();
+    case Rounding::divide_away: return f.template operator()<Rounding::divide_away>();
+  }
+}
+
+}  // namespace moptcore::inline v0::kernels::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
+
+#endif  // MOPTCORE_KERNELS_GRID_INL

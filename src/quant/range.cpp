@@ -1,0 +1,274 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <moptcore/quant/range.hpp>
+
+#include <moptcore/core/parallel.hpp>
+
+#include <atomic>
+#include <string>
+#include <utility>
+
+#include "kernels/float_mode.hpp"
+#include "kernels/minmax.hpp"
+#include "kernels/strided.hpp"
+#include "quant/grids.hpp"
+
+namespace moptcore::inline v0::quant {
+namespace {
+
+using kernels::kScratch;
+using kernels::MinMax;
+
+constexpr std::int64_t kGrain = std::int64_t{1} << 16;
+constexpr std::int64_t kMaxParts = 16;
+constexpr float kInfinity = std::numeric_limits<float>::infinity();
+
+MinMax<float> min_max(const float* src, std::int64_t n) noexcept {
+  return kernels::min_max_f32(src, n);
+}
+MinMax<double> min_max(const double* src, std::int64_t n) noexcept {
+  return kernels::min_max_f64(src, n);
+}
+bool update_each(const float* src, std::int64_t n, float* mins, float* maxs) noexcept {
+  return kernels::min_max_update_f32(src, n, mins, maxs);
+}
+bool update_each(const double* src, std::int64_t n, double* mins, double* maxs) noexcept {
+  return kernels::min_max_update_f64(src, n, mins, maxs);
+}
+
+struct Ranges {
+  std::vector<float> min;
+  std::vector<float> max;
+  bool finite = true;
+};
+
+// Calls f(pointer, position, count) for pieces of elements [first, last) as contiguous values.
+template <class T, class F>
+void for_each_piece(const AnyView& x, std::int64_t first, std::int64_t last, F&& f) {
+  if (x.dtype() == dtype_of<T>() && x.is_contiguous()) {
+    f(static_cast<const T*>(x.data()) + first, first, last - first);
+    return;
+  }
+  alignas(64) T scratch[kScratch];
+  for (std::int64_t at = first; at < last; at += kScratch) {
+    const std::int64_t n = std::min(kScratch, last - at);
+    f(kernels::block(x, at, n, scratch), at, n);
+  }
+}
+
+template <class T>
+Ranges whole_range(const AnyView& x) {
+  std::vector<MinMax<T>> parts(static_cast<std::size_t>(block_count(x.size(), kGrain)));
+  parallel_blocks(x.size(), kGrain, [&](std::int64_t block, std::int64_t first, std::int64_t last) {
+    const kernels::FloatMode mode;
+    MinMax<T> part;
+    for_each_piece<T>(x, first, last, [&](const T* src, std::int64_t, std::int64_t n) {
+      const MinMax<T> piece = min_max(src, n);
+      part = {std::min(part.min, piece.min), std::max(part.max, piece.max),
+              part.finite && piece.finite};
+    });
+    parts[static_cast<std::size_t>(block)] = part;
+  });
+  MinMax<T> all;
+  for (const auto& part : parts) {
+    all = {std::min(all.min, part.min), std::max(all.max, part.max), all.finite && part.finite};
+  }
+  return {{static_cast<float>(all.min)}, {static_cast<float>(all.max)}, all.finite};
+}
+
+// Every part of the tensor has its own running ranges, so their number is limited by what they
+// would cost beside the tensor itself.
+template <class T>
+Ranges axis_ranges(const AnyView& x, int axis) {
+  const ChannelLayout layout(x.shape(), axis);
+  const std::int64_t each = layout.has_rows() ? layout.channels : layout.table_size();
+  const std::int64_t most = std::max<std::int64_t>(1, std::min(kMaxParts, x.size() / each));
+  const std::int64_t grain = std::max((x.size() + most - 1) / most, kGrain);
+  const std::int64_t count = block_count(x.size(), grain);
+  std::vector<T> mins(static_cast<std::size_t>(each * count), static_cast<T>(kInfinity));
+  std::vector<T> maxs(static_cast<std::size_t>(each * count), static_cast<T>(-kInfinity));
+  std::atomic<bool> finite{true};
+  parallel_blocks(x.size(), grain, [&](std::int64_t block, std::int64_t first, std::int64_t last) {
+    const kernels::FloatMode mode;
+    T* const low = mins.data() + block * each;
+    T* const high = maxs.data() + block * each;
+    bool ok = true;
+    for_each_piece<T>(x, first, last, [&](const T* src, std::int64_t start, std::int64_t n) {
+      layout.for_each_run(
+          start, n,
+          [&](std::int64_t at, std::int64_t length, std::int64_t channel) {
+            const MinMax<T> row = min_max(src + (at - start), length);
+            low[channel] = std::min(low[channel], row.min);
+            high[channel] = std::max(high[channel], row.max);
+            ok = ok && row.finite;
+          },
+          [&](std::int64_t at, std::int64_t length, std::int64_t offset) {
+            const bool good = update_each(src + (at - start), length, low + offset, high + offset);
+            ok = ok && good;
+          });
+    });
+    if (!ok) finite.store(false, std::memory_order_relaxed);
+  });
+  Ranges ranges;
+  const auto channels = static_cast<std::size_t>(layout.channels);
+  ranges.min.assign(channels, kInfinity);
+  ranges.max.assign(channels, -kInfinity);
+  ranges.finite = finite.load();
+  const std::int64_t inner = layout.has_rows() ? 1 : layout.inner;
+  for (std::int64_t i = 0; i < each * count; ++i) {
+    const auto channel = static_cast<std::size_t>(i % each / inner % layout.channels);
+    // Adding +0 makes every zero the same zero, whichever came first.
+    const auto at = static_cast<std::size_t>(i);
+    ranges.min[channel] = std::min(ranges.min[channel], static_cast<float>(mins[at]) + 0.0f);
+    ranges.max[channel] = std::max(ranges.max[channel], static_cast<float>(maxs[at]) + 0.0f);
+  }
+  return ranges;
+}
+
+template <class T>
+Ranges ranges_of(const AnyView& x, std::optional<int> axis) {
+  return axis ? axis_ranges<T>(x, *axis) : whole_range<T>(x);
+}
+
+constexpr bool is_seen(float min, float max) noexcept { return min <= max; }
+
+}  // namespace
+
+QParams qparams_from_range(std::span<const float> min, std::span<const float> max, DType dtype,
+                           bool symmetric, std::optional<std::int64_t> axis, Compat compat) {
+  constexpr auto where = "quant.qparams_from_range";
+  check<DTypeError>(is_quantized(dtype), where,
+                    "dtype must be int8, uint8, int16, uint16, int4 or uint4", name(dtype));
+  check(compat != Compat::tf, where, "compat must be None, \"torch\" or \"tflite\"", "tf");
+  if (min.size() != max.size()) [[unlikely]] {
+    throw Error(error_text(
+        where, "max must have as many elements as min (" + std::to_string(min.size()) + ")",
+        max.size()));
+  }
+  const kernels::FloatMode mode;
+  std::vector<float> scale(min.size());
+  std::vector<std::int32_t> zero_point(min.size());
+  for (std::size_t c = 0; c < min.size(); ++c) {
+    check(std::isfinite(min[c]) && std::isfinite(max[c]) && min[c] <= max[c], where,
+          "min and max must be finite with min <= max",
+          std::to_string(min[c]) + " and " + std::to_string(max[c]));
+    const Grid grid = grid_from_range(min[c], max[c], dtype, symmetric, compat);
+    // torch's float arithmetic overflows for ranges wider than the largest float.
+    check(std::isfinite(grid.scale), where, "max - min must be finite with compat=\"torch\"",
+          std::to_string(min[c]) + " and " + std::to_string(max[c]));
+    scale[c] = grid.scale;
+    zero_point[c] = grid.zero_point;
+  }
+  const auto [qmin, qmax] = grid_range(dtype, symmetric, compat);
+  return QParams(std::move(scale), std::move(zero_point), axis, {dtype, qmin, qmax});
+}
+
+RangeObserver::RangeObserver(std::optional<std::int64_t> axis, std::optional<double> momentum)
+    : momentum_(momentum), axis_(axis) {}
+
+void RangeObserver::update(const AnyView& x, OnNonFinite nonfinite) {
+  constexpr auto where = "quant.Observer.update";
+  if (!is_floating(x.dtype())) [[unlikely]] {
+    throw DTypeError(error_text(where, "x must be float64, float32, float16 or bfloat16",
+                                name(x.dtype())));
+  }
+  check(!x.empty(), where, "x must have at least one element, shape", x.shape());
+  std::optional<int> axis;
+  if (axis_) axis = normalize_axis(*axis_, x.rank(), where);
+  const std::size_t channels = axis ? static_cast<std::size_t>(x.shape()[*axis]) : 1;
+  if (!min_.empty() && min_.size() != channels) [[unlikely]] {
+    throw Error(error_text(where,
+                           "x must keep the extent " + std::to_string(min_.size()) + " of axis " +
+                               std::to_string(*axis_),
+                           channels));
+  }
+  Ranges seen = x.dtype() == DType::float64 ? ranges_of<double>(x, axis) : ranges_of<float>(x, axis);
+  check<NonFiniteError>(seen.finite || nonfinite == OnNonFinite::skip, where,
+                        "x must be finite (nonfinite=\"error\")", "NaN or infinity");
+  // A double may lie beyond the largest float.
+  constexpr float kTop = std::numeric_limits<float>::max();
+  for (std::size_t c = 0; c < channels; ++c) {
+    if (!is_seen(seen.min[c], seen.max[c])) continue;
+    seen.min[c] = std::clamp(seen.min[c], -kTop, kTop);
+    seen.max[c] = std::clamp(seen.max[c], -kTop, kTop);
+  }
+  if (min_.empty()) {
+    min_ = std::move(seen.min);
+    max_ = std::move(seen.max);
+    return;
+  }
+  const kernels::FloatMode mode;
+  for (std::size_t c = 0; c < channels; ++c) {
+    if (!is_seen(seen.min[c], seen.max[c])) continue;
+    if (!is_seen(min_[c], max_[c])) {
+      min_[c] = seen.min[c];
+      max_[c] = seen.max[c];
+    } else if (momentum_) {
+      const auto m = static_cast<float>(*momentum_);
+      min_[c] += m * (seen.min[c] - min_[c]);
+      max_[c] += m * (seen.max[c] - max_[c]);
+    } else {
+      min_[c] = std::min(min_[c], seen.min[c]);
+      max_[c] = std::max(max_[c], seen.max[c]);
+    }
+  }
+}
+
+QParams RangeObserver::qparams(DType dtype, bool symmetric, Compat compat) const {
+  constexpr auto where = "quant.Observer.qparams";
+  check(!min_.empty(), where, "update must have been called before qparams");
+  for (std::size_t c = 0; c < min_.size(); ++c) {
+    check(is_seen(min_[c], max_[c]), where, "every channel must have seen a finite value", c);
+  }
+  return qparams_from_range(min_, max_, dtype, symmetric, axis_, compat);
+}
+
+void RangeObserver::restore(std::vector<float> min, std::vector<float> max) {
+  constexpr auto where = "quant.Observer.load_state_dict";
+  check(min.size() == max.size(), where, "max must have as many elements as min", max.size());
+  check(axis_.has_value() || min.size() <= 1, where,
+        "min must have at most one element where axis is None", min.size());
+  for (std::size_t c = 0; c < min.size(); ++c) {
+    const bool unseen = min[c] == kInfinity && max[c] == -kInfinity;
+    check(unseen || (std::isfinite(min[c]) && std::isfinite(max[c]) && min[c] <= max[c]), where,
+          "min and max must be finite with min <= max",
+          std::to_string(min[c]) + " and " + std::to_string(max[c]));
+  }
+  min_ = std::move(min);
+  max_ = std::move(max);
+}
+
+void RangeObserver::reset() noexcept {
+  min_.clear();
+  max_.clear();
+}
+
+void RangeObserver::widen(const RangeObserver& other) {
+  constexpr auto where = "quant.MinMaxObserver.merge";
+  check(axis_ == other.axis_, where, "other must observe the same axis",
+        other.axis_ ? std::to_string(*other.axis_) : "None");
+  if (other.min_.empty()) return;
+  if (min_.empty()) {
+    min_ = other.min_;
+    max_ = other.max_;
+    return;
+  }
+  check(min_.size() == other.min_.size(), where, "other must have as many channels",
+        other.min_.size());
+  for (std::size_t c = 0; c < min_.size(); ++c) {
+    min_[c] = std::min(min_[c], other.min_[c]);
+    max_[c] = std::max(max_[c], other.max_[c]);
+  }
+}
+
+MinMaxObserver::MinMaxObserver(std::optional<std::int64_t> axis)
+    : RangeObserver(axis, std::nullopt) {}
+
+void MinMaxObserver::merge(const MinMaxObserver& other) { widen(other); }
+
+MovingAverageObserver::MovingAverageObserver(double momentum, std::optional<std::int64_t> axis)
+    : RangeObserver(axis, momentum) {
+  check(momentum > 0.0 && momentum <= 1.0, "quant.MovingAverageObserver",
+        "momentum must be in (0, 1]", momentum);
+}
+
+}  // namespace moptcore::inline v0::quant
