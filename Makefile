@@ -66,7 +66,7 @@ format: bootstrap
 
 bench: bootstrap
 	cmake --preset release && cmake --build --preset release
-	python -m benchmarks.run
+	python benchmarks/run.py
 
 wheel: bootstrap
 	python -m pip wheel . --no-build-isolation --no-deps --wheel-dir dist

@@ -13,39 +13,35 @@
 
 namespace moptcore::inline v0 {
 
-/// Every error that moptcore throws for a bad argument. ValueError in Python.
+/// Every error that moptcore throws for a bad argument. ValueError in Python. Complete in the
+/// header, so that schedules can be used without linking the library.
 class MOPTCORE_API Error : public std::invalid_argument {
  public:
   using std::invalid_argument::invalid_argument;
-  ~Error() override;
 };
 
 /// A tensor of a dtype or memory layout that the function does not take. TypeError in Python.
 class MOPTCORE_API DTypeError : public Error {
  public:
   using Error::Error;
-  ~DTypeError() override;
 };
 
 /// NaN or infinity where the numeric contract forbids it.
 class MOPTCORE_API NonFiniteError : public Error {
  public:
   using Error::Error;
-  ~NonFiniteError() override;
 };
 
 /// Meaningful, but not offered: the text says what is.
 class MOPTCORE_API UnsupportedError : public Error {
  public:
   using Error::Error;
-  ~UnsupportedError() override;
 };
 
 /// A file, state or byte sequence that does not follow its format.
 class MOPTCORE_API FormatError : public Error {
  public:
   using Error::Error;
-  ~FormatError() override;
 };
 
 /// `[where] rule, got value`.
