@@ -24,9 +24,10 @@ from moptcore._core import (
 if TYPE_CHECKING:
     from moptcore import distill, prune, quant
     from moptcore.evaluation import evaluate
+    from moptcore.reporting import report
 
 _ROOMS = frozenset({"core", "distill", "evaluation", "prune", "quant", "reporting", "torch"})
-_FUNCTIONS = {"evaluate": "evaluation"}
+_FUNCTIONS = {"evaluate": "evaluation", "report": "reporting"}
 
 __all__ = [
     "DTypeError",
@@ -40,6 +41,7 @@ __all__ = [
     "get_num_threads",
     "prune",
     "quant",
+    "report",
     "set_num_threads",
     "trim",
 ]
