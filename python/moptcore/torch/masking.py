@@ -1,0 +1,135 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Masks of torch parameters as packed bits: the core on CPU, torch operations elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from moptcore import Error, _core
+from moptcore.torch import composite
+
+__all__ = ["Rule", "check_structure", "global_bits", "rule_for", "unpack", "zero_pruned"]
+
+_FLOATING = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+_CONVOLUTIONS = (torch.nn.Conv1d, torch.nn.Conv2d, torch.nn.Conv3d)
+_TRANSPOSED = (torch.nn.ConvTranspose1d, torch.nn.ConvTranspose2d, torch.nn.ConvTranspose3d)
+
+
+@dataclass(frozen=True)
+class Rule:
+    """How one parameter is masked."""
+
+    kind: str  # "weight", "channel", "n:m" or "block"
+    axis: int = 0
+    sizes: tuple[int, int] = (0, 0)
+
+    def __str__(self) -> str:
+        first, second = self.sizes
+        return {
+            "weight": "single weights",
+            "channel": f"channels along axis {self.axis}",
+            "n:m": f"{first} of {second} along axis {self.axis}",
+            "block": f"blocks of {first} x {second}",
+        }[self.kind]
+
+    def bits(self, weight: torch.Tensor, sparsity: float) -> torch.Tensor:
+        """uint8 [ceil(n / 8)], a set bit where a weight is kept."""
+        source: Any = _core.prune if weight.is_cpu else composite
+        if self.kind == "weight":
+            if weight.is_cpu:
+                packed: torch.Tensor = source.magnitude_mask(weight, sparsity, packed=True)
+                return packed
+            mask = source.magnitude_mask(weight, sparsity)
+        elif self.kind == "channel":
+            mask = source.structured_mask(weight, sparsity, self.axis, 2, True)
+        elif self.kind == "n:m":
+            mask = source.nm_mask(weight, *self.sizes, self.axis)
+        else:
+            matrix = weight.reshape(weight.shape[0], -1)
+            mask = source.block_mask(matrix, sparsity, self.sizes)
+        return composite.pack_bits(mask)
+
+
+def check_structure(structure: Any) -> None:
+    """Raises Error unless `structure` is one that Pruner documents."""
+    if structure is None or structure == "channel":
+        return
+    sizes = structure
+    if isinstance(structure, Mapping) and set(structure) == {"block"}:
+        sizes = structure["block"]
+    elif isinstance(structure, Mapping | str):
+        sizes = None
+    is_pair = isinstance(sizes, Sequence) and len(sizes) == 2
+    if not is_pair or not all(type(size) is int and size >= 1 for size in sizes):
+        raise Error(
+            "[torch.Pruner] structure must be None, 'channel', (n, m) or {'block': (r, c)} with "
+            f"integers >= 1, got {structure!r}"
+        )
+    if not isinstance(structure, Mapping) and sizes[0] >= sizes[1]:
+        raise Error(f"[torch.Pruner] structure (n, m) must have n < m, got {structure!r}")
+
+
+def rule_for(
+    structure: Any, module: torch.nn.Module, parameter: torch.Tensor
+) -> tuple[Rule | None, str]:
+    """The rule of a parameter, or None and why it cannot be pruned that way."""
+    if isinstance(parameter, torch.nn.parameter.UninitializedParameter):
+        return None, "not initialized yet: run one batch first"
+    if parameter.is_meta:
+        return None, "on the meta device"
+    if parameter.layout != torch.strided:
+        return None, f"layout {parameter.layout}"
+    if parameter.dtype not in _FLOATING:
+        return None, f"dtype {parameter.dtype}"
+    if parameter.numel() == 0:
+        return None, "empty"
+    if structure is None:
+        return Rule("weight"), ""
+    if structure == "channel":
+        if isinstance(module, (torch.nn.Linear, *_CONVOLUTIONS)):
+            return Rule("channel", 0), ""
+        if isinstance(module, _TRANSPOSED):
+            return Rule("channel", 1), ""
+        return None, f"no channel axis is known for {type(module).__name__}"
+    if isinstance(structure, Mapping):
+        height, width = structure["block"]
+        return Rule("block", 0, (height, width)), ""
+    n, m = structure
+    axis = 0 if isinstance(module, _TRANSPOSED) else 1
+    if not isinstance(module, (torch.nn.Linear, *_CONVOLUTIONS, *_TRANSPOSED)):
+        axis = parameter.dim() - 1
+    if parameter.shape[axis] < m:
+        return None, f"axis {axis} has {parameter.shape[axis]} weights, fewer than {m}"
+    return Rule("n:m", axis, (n, m)), ""
+
+
+def global_bits(weights: Sequence[torch.Tensor], sparsity: float) -> list[torch.Tensor]:
+    """Packed masks of one ranking over all weights."""
+    if all(weight.is_cpu for weight in weights):
+        masks = _core.prune.global_mask(list(weights), sparsity)
+    else:
+        # One ranking needs all scores in one place.
+        device = next(weight.device for weight in weights if not weight.is_cpu)
+        moved = composite.global_mask([weight.to(device) for weight in weights], sparsity)
+        masks = [mask.to(weight.device) for mask, weight in zip(moved, weights, strict=True)]
+    return [composite.pack_bits(mask) for mask in masks]
+
+
+def unpack(bits: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
+    """The bool mask of packed bits."""
+    return composite.unpack_bits(bits, shape)
+
+
+def zero_pruned(weight: torch.Tensor, bits: torch.Tensor) -> None:
+    """Writes zeros into `weight` where the bits are off."""
+    if weight.is_cpu:
+        memory = weight.detach()
+        _core.prune.apply_mask(memory, bits, out=memory)
+        # The core writes past autograd, which must know of it.
+        torch.autograd.graph.increment_version(weight)
+    else:
+        weight.masked_fill_(~unpack(bits, weight.shape), 0.0)

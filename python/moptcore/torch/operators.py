@@ -1,0 +1,206 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The operators `torch.ops.moptcore.*`: the core on CPU, torch operations everywhere else.
+
+Each has a CPU kernel, a fake kernel for tracing, and a composite kernel for all other devices.
+`apply_mask` and `soft_target_loss` are differentiable; the masks are not.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from moptcore import UnsupportedError, _core
+from moptcore.torch import composite
+
+__all__ = ["apply_mask", "magnitude_mask", "soft_target_loss"]
+
+_LIBRARY = torch.library.Library("moptcore", "FRAGMENT")
+_LIBRARY.define("magnitude_mask(Tensor weights, float sparsity) -> Tensor")
+_LIBRARY.define("apply_mask(Tensor weights, Tensor mask) -> Tensor")
+_LIBRARY.define(
+    "soft_target_loss(Tensor student, Tensor teacher, Tensor? labels, float temperature, "
+    "float alpha, int axis, float label_smoothing, int ignore_index, str reduction)"
+    " -> (Tensor, Tensor)"
+)
+
+_OPS = torch.ops.moptcore
+
+
+def magnitude_mask(weights: torch.Tensor, sparsity: float) -> torch.Tensor:
+    """bool mask: all but the round(n * sparsity) smallest magnitudes; ties keep the lowest index.
+
+    Raises NonFiniteError for NaN, Error for a sparsity outside [0, 1).
+    """
+    mask: torch.Tensor = _OPS.magnitude_mask.default(weights, sparsity)
+    return mask
+
+
+def apply_mask(weights: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """`weights` with zeros where `mask` is off; differentiable in `weights`.
+
+    `mask` is bool in the shape of `weights`, or uint8 [ceil(n / 8)], one bit per weight.
+    """
+    masked: torch.Tensor = _OPS.apply_mask.default(weights, mask)
+    return masked
+
+
+def soft_target_loss(
+    student: torch.Tensor,
+    teacher: torch.Tensor,
+    labels: torch.Tensor | None = None,
+    temperature: float = 4.0,
+    alpha: float = 0.7,
+    axis: int = -1,
+    label_smoothing: float = 0.0,
+    ignore_index: int = -100,
+    reduction: str = "batchmean",
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """(loss, gradient by `student`) in one pass; backward through the loss uses the gradient.
+
+    The teacher is a constant. See moptcore.distill.soft_target_loss for the mathematics.
+    """
+    options = (temperature, alpha, axis, label_smoothing, ignore_index, reduction)
+    if _reaches_core(student, teacher, labels):
+        result = _SoftTargetLoss.apply(None, student, teacher, labels, *options)
+    else:
+        result = _OPS.soft_target_loss.default(student, teacher, labels, *options)
+    loss, grad = result
+    return loss, grad
+
+
+def _reaches_core(student: torch.Tensor, *others: torch.Tensor | None) -> bool:
+    """Plain tensors on CPU, called eagerly: the dispatcher would only cost time."""
+    if torch.compiler.is_compiling() or torch.is_autocast_enabled("cpu"):
+        return False
+    plain = (torch.Tensor, torch.nn.Parameter)
+    return all(each is None or (type(each) in plain and each.is_cpu) for each in (student, *others))
+
+
+def _soft_target_cpu(
+    student: torch.Tensor, teacher: torch.Tensor, labels: torch.Tensor | None, *options: Any
+) -> tuple[torch.Tensor, torch.Tensor]:
+    loss, grad = _core.distill.soft_target_loss(
+        student.detach(), teacher.detach(), labels, *options
+    )
+    return _as_tensor(loss, student), grad
+
+
+def _as_tensor(loss: Any, like: torch.Tensor) -> torch.Tensor:
+    if isinstance(loss, torch.Tensor):
+        return loss
+    return torch.tensor(loss, dtype=torch.promote_types(like.dtype, torch.float32))
+
+
+class _SoftTargetLoss(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        keys: Any,
+        student: torch.Tensor,
+        teacher: torch.Tensor,
+        labels: torch.Tensor | None,
+        *options: Any,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        if keys is None:
+            loss, grad = _soft_target_cpu(student, teacher, labels, *options)
+        else:
+            loss, grad = _below_autograd(
+                _OPS.soft_target_loss.default, keys, student, teacher, labels, *options
+            )
+        ctx.mark_non_differentiable(grad)
+        ctx.save_for_backward(grad)
+        # Rows of "none" lack the class axis, which the incoming gradient needs back.
+        ctx.axis = options[2] if options[5] == "none" else None
+        return loss, grad
+
+    @staticmethod
+    def backward(ctx: Any, grad_loss: torch.Tensor, _: Any) -> tuple[Any, ...]:
+        if torch.is_grad_enabled():
+            # The gradient is a constant here: a second derivative through it would be wrong.
+            raise UnsupportedError(
+                "[torch.soft_target_loss] create_graph must be False, got True: second "
+                "derivatives are not supported"
+            )
+        (grad,) = ctx.saved_tensors
+        scale = grad_loss if ctx.axis is None else grad_loss.unsqueeze(ctx.axis)
+        return (None, (grad * scale).to(grad.dtype), *[None] * 8)
+
+
+class _ApplyMask(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, keys: Any, weights: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        ctx.save_for_backward(mask)
+        masked: torch.Tensor = _below_autograd(_OPS.apply_mask.default, keys, weights, mask)
+        return masked
+
+    @staticmethod
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[Any, ...]:
+        (mask,) = ctx.saved_tensors
+        return None, apply_mask(grad, mask), None
+
+
+def _below_autograd(operator: Any, keys: Any, *arguments: Any) -> Any:
+    with torch._C._AutoDispatchBelowAutograd():
+        return operator.redispatch(keys & torch._C._after_autograd_keyset, *arguments)
+
+
+def _soft_target_autograd(keys: Any, student: torch.Tensor, *others: Any) -> Any:
+    if torch.is_grad_enabled() and student.requires_grad:
+        return _SoftTargetLoss.apply(keys, student, *others)
+    return _below_autograd(_OPS.soft_target_loss.default, keys, student, *others)
+
+
+def _apply_mask_autograd(keys: Any, weights: torch.Tensor, mask: torch.Tensor) -> Any:
+    if torch.is_grad_enabled() and weights.requires_grad:
+        return _ApplyMask.apply(keys, weights, mask)
+    return _below_autograd(_OPS.apply_mask.default, keys, weights, mask)
+
+
+def _soft_target_fake(
+    student: torch.Tensor, teacher: torch.Tensor, labels: torch.Tensor | None, *options: Any
+) -> tuple[torch.Tensor, torch.Tensor]:
+    axis = options[2] % student.dim()
+    rows = [*student.shape[:axis], *student.shape[axis + 1 :]] if options[5] == "none" else []
+    wide = torch.promote_types(student.dtype, torch.float32)
+    grad = torch.empty_like(student, memory_format=torch.contiguous_format)
+    return student.new_empty(rows, dtype=wide), grad
+
+
+def _contiguous_like(weights: torch.Tensor, dtype: torch.dtype | None = None) -> torch.Tensor:
+    return torch.empty_like(weights, dtype=dtype, memory_format=torch.contiguous_format)
+
+
+def _register(name: str, cpu: Any, other: Any, fake: Any, autograd: Any = None) -> None:
+    _LIBRARY.impl(name, cpu, "CPU")
+    _LIBRARY.impl(name, other, "CompositeExplicitAutograd")
+    torch.library.register_fake(f"moptcore::{name}", fake, lib=_LIBRARY)
+    if autograd is not None:
+        _LIBRARY.impl(name, autograd, "Autograd", with_keyset=True)
+
+
+_register(
+    "magnitude_mask",
+    lambda weights, sparsity: _core.prune.magnitude_mask(weights.detach(), sparsity),
+    composite.magnitude_mask,
+    lambda weights, sparsity: _contiguous_like(weights, torch.bool),
+)
+_register(
+    "apply_mask",
+    lambda weights, mask: _core.prune.apply_mask(weights.detach(), mask),
+    lambda weights, mask: composite.apply_mask(weights, mask).contiguous(),
+    lambda weights, mask: _contiguous_like(weights),
+    _apply_mask_autograd,
+)
+_register(
+    "soft_target_loss",
+    _soft_target_cpu,
+    composite.soft_target_loss,
+    _soft_target_fake,
+    _soft_target_autograd,
+)
+for _device in ("cpu", "cuda", "xpu"):
+    torch.library.register_autocast(
+        "moptcore::soft_target_loss", _device, torch.float32, lib=_LIBRARY
+    )

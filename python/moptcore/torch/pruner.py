@@ -1,0 +1,383 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Keep a module's weights sparse while it trains."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from moptcore import Error, FormatError, NonFiniteError
+from moptcore.core import Coverage, Pattern, fingerprint_of, require, seal, select, unseal
+from moptcore.torch import masking
+
+__all__ = ["Pruner", "Schedule", "Sparsity"]
+
+Structure = None | str | tuple[int, int] | Mapping[str, tuple[int, int]]
+
+_STEPS_SEARCHED = 100_000
+_UPDATES_SHOWN = 12
+
+
+class Schedule(Protocol):
+    """What the schedules of moptcore.prune have in common; any object with these two serves."""
+
+    def sparsity(self, step: int) -> float: ...
+    def should_prune(self, step: int) -> bool: ...
+
+
+@dataclass(frozen=True)
+class Sparsity:
+    """The share of zeros in the selected parameters, together and one by one."""
+
+    total: float
+    layers: dict[str, float]
+
+
+@dataclass
+class _Target:
+    """A selected parameter. It is looked up by name, so a replaced one is found again."""
+
+    name: str
+    shape: torch.Size
+    rule: masking.Rule
+    row: Coverage
+    bits: torch.Tensor | None = field(default=None, repr=False)
+
+
+class Pruner:
+    """Prunes by a schedule: call `step()` once after every finished optimizer step.
+
+    The first call is step 1. Where the schedule says so, new masks are made from the current
+    weights (a pruned weight may return if its last update made it large enough); the masks are
+    applied after every step, so the weights are exactly sparse whatever the optimizer does.
+
+    model: its parameters of two or more dimensions are candidates; tied ones count once. Class,
+        names, shapes, state_dict, copies and pickles of the module stay as they are.
+    schedule: absolute targets: round(n * sparsity) zeros in each parameter, or in all of them
+        together with scope="global".
+    structure: None prunes single weights; "channel" whole output channels by their L2 norm;
+        (n, m) keeps n of every m weights along the input channels, the schedule then only says
+        when; {"block": (r, c)} blocks of the weight as a matrix [outputs, rest].
+    include, exclude: globs on module path or parameter name, types, callables (path, module).
+    seed: kept in the state; magnitude pruning draws no numbers.
+    strict: raises CoverageError, before anything changes, when a selected parameter cannot be
+        pruned.
+
+    Raises Error for bad arguments and warns when the schedule would never prune.
+    """
+
+    def __init__(
+        self,
+        model: torch.nn.Module,
+        schedule: Schedule,
+        scope: str = "layer",
+        structure: Structure = None,
+        include: Pattern | Iterable[Pattern] | None = None,
+        exclude: Pattern | Iterable[Pattern] | None = None,
+        seed: int = 0,
+        strict: bool = False,
+    ) -> None:
+        if not isinstance(model, torch.nn.Module):
+            raise TypeError(f"[torch.Pruner] model must be a Module, got {type(model).__name__}")
+        if not (hasattr(schedule, "sparsity") and hasattr(schedule, "should_prune")):
+            raise TypeError(
+                "[torch.Pruner] schedule must have sparsity(step) and should_prune(step), "
+                f"got {type(schedule).__name__}"
+            )
+        if scope not in ("layer", "global"):
+            raise Error(f"[torch.Pruner] scope must be 'layer' or 'global', got {scope!r}")
+        if scope == "global" and structure is not None:
+            raise Error(
+                "[torch.Pruner] structure must be None with scope='global' (norms of channels "
+                f"and blocks of different layers do not compare), got {structure!r}"
+            )
+        masking.check_structure(structure)
+        self._model = _unwrapped(model)
+        self._schedule = schedule
+        self._scope = scope
+        self._structure = structure
+        self._seed = int(seed)
+        self._step = 0
+        self._others: list[Coverage] = []
+        self._targets = self._select(include, exclude)
+        if strict:
+            require(self.coverage, "torch.Pruner")
+        if not self._targets:
+            warnings.warn("[torch.Pruner] no parameter is selected", stacklevel=2)
+        elif self._next_update() is None:
+            warnings.warn(
+                "[torch.Pruner] the schedule never prunes: should_prune is False at every step "
+                "from 1 on",
+                stacklevel=2,
+            )
+
+    @torch.no_grad()
+    def step(self) -> bool:
+        """Counts one optimizer step and leaves the weights sparse; True where masks were renewed.
+
+        Raises NonFiniteError naming the parameter when masks are due and a weight is NaN; then
+        nothing has changed and the step is not counted.
+        """
+        step = self._step + 1
+        renew = bool(self._targets) and self._schedule.should_prune(step)
+        if renew:
+            self._renew(float(self._schedule.sparsity(step)))
+        self.apply()
+        self._step = step
+        return renew
+
+    @torch.no_grad()
+    def apply(self) -> None:
+        """Sets the pruned weights to zero again, without counting a step."""
+        for target in self._targets:
+            if target.bits is None:
+                continue
+            weight = self._weight(target)
+            if target.bits.device != weight.device:
+                target.bits = target.bits.to(weight.device)
+            masking.zero_pruned(weight, target.bits)
+
+    @property
+    def masks(self) -> dict[str, torch.Tensor]:
+        """bool masks by parameter name, True = kept; empty before the first update. Copies."""
+        return {
+            target.name: masking.unpack(target.bits, target.shape)
+            for target in self._targets
+            if target.bits is not None
+        }
+
+    @property
+    def sparsity(self) -> Sparsity:
+        """The zeros that the selected parameters hold now."""
+        sizes, zeros = {}, {}
+        for target in self._targets:
+            weight = self._weight(target)
+            sizes[target.name] = weight.numel()
+            zeros[target.name] = weight.numel() - int(torch.count_nonzero(weight))
+        layers = {name: zeros[name] / max(size, 1) for name, size in sizes.items()}
+        return Sparsity(sum(zeros.values()) / max(sum(sizes.values()), 1), layers)
+
+    @property
+    def coverage(self) -> tuple[Coverage, ...]:
+        """One row per parameter of two or more dimensions: what is done to it, or why not."""
+        rows = {row.name: row for row in [*self._others, *(self._row(t) for t in self._targets)]}
+        return tuple(rows[name] for name in self._order)
+
+    def summary(self) -> str:
+        """The planned updates and what they leave in each parameter, as text."""
+        updates = self._updates()
+        total = sum(target.shape.numel() for target in self._targets)
+        lines = [
+            f"Pruner: {len(self._targets)} of {len(self._order)} parameters, {total} weights, "
+            f"scope {self._scope}, structure {self._structure}, at step {self._step}",
+            "step      target",
+        ]
+        shown = updates
+        if len(updates) > _UPDATES_SHOWN:
+            picked = np.linspace(0, len(updates) - 1, _UPDATES_SHOWN).astype(int)
+            shown = [updates[index] for index in picked]
+        lines += [f"{step:<8}  {self._schedule.sparsity(step):.4f}" for step in shown]
+        lines.append(f"{len(updates)} updates planned" if updates else "no update planned")
+        for target in self._targets:
+            lines.append(f"  {target.name} {tuple(target.shape)} {target.rule}")
+        return "\n".join(lines)
+
+    def state_dict(self) -> dict[str, npt.NDArray[Any]]:
+        """Step, seed and masks as a flat dict of arrays, sealed; it fits into any checkpoint.
+
+        Keys: prune/step, prune/seed, prune/<parameter>/mask (uint8, one bit per weight).
+        """
+        state: dict[str, npt.NDArray[Any]] = {
+            "prune/step": np.array(self._step, np.int64),
+            "prune/seed": np.array(self._seed, np.int64),
+        }
+        for target in self._targets:
+            if target.bits is not None:
+                state[f"prune/{target.name}/mask"] = target.bits.cpu().numpy()
+        return seal(state, self._fingerprint())
+
+    def load_state_dict(self, state: Mapping[str, npt.ArrayLike], strict: bool = True) -> None:
+        """Continues where the state was taken; resuming equals never having stopped.
+
+        The weights are the checkpoint's own business and are not touched until `step` or
+        `apply`. Raises FormatError naming the key for a damaged state and, with `strict`, for
+        another model or other parameters; without it unknown masks are left out.
+        """
+        entries = unseal(state, self._fingerprint(), strict)
+        for key in ("prune/step", "prune/seed"):
+            value = entries.pop(key, None)
+            if value is None or value.size != 1 or value.dtype.kind not in "iu" or value < 0:
+                raise FormatError(
+                    f"[torch.Pruner] state must hold {key} as an integer >= 0, got {value}"
+                )
+            if key == "prune/step":
+                step = int(value.item())
+            else:
+                seed = int(value.item())
+        masks: dict[str, torch.Tensor] = {}
+        for target in self._targets:
+            key = f"prune/{target.name}/mask"
+            bits = entries.pop(key, None)
+            if bits is None:
+                continue
+            size = (-(-target.shape.numel() // 8),)
+            if bits.dtype != np.uint8 or bits.shape != size:
+                raise FormatError(
+                    f"[torch.Pruner] {key} must be uint8 {size}, got {bits.dtype} {bits.shape}"
+                )
+            masks[target.name] = torch.from_numpy(bits.copy())
+        missing = [target.name for target in self._targets if target.name not in masks]
+        if strict and entries:
+            raise FormatError(f"[torch.Pruner] state has unknown entries: {sorted(entries)}")
+        if strict and masks and missing:
+            raise FormatError(f"[torch.Pruner] state must hold a mask of each of {missing}")
+        self._step, self._seed = step, seed
+        for target in self._targets:
+            mask = masks.get(target.name)
+            target.bits = None if mask is None else mask.to(self._weight(target).device)
+
+    def _select(self, include: Pattern | Iterable[Pattern] | None, exclude: Any) -> list[_Target]:
+        modules = dict(self._model.named_modules(remove_duplicate=False))
+        candidates, parameters = [], []
+        for name, parameter in self._model.named_parameters(remove_duplicate=False):
+            lazy = isinstance(parameter, torch.nn.parameter.UninitializedParameter)
+            if lazy or parameter.dim() >= 2:
+                path = name.rpartition(".")[0]
+                candidates.append((path, name, modules[path]))
+                parameters.append(parameter)
+        found = select(candidates, include, exclude, "torch.Pruner", modules=modules)
+        groups: dict[int, list[int]] = {}
+        for index, parameter in enumerate(parameters):
+            groups.setdefault(id(parameter), []).append(index)
+        targets = []
+        self._order = []
+        for indices in groups.values():
+            first, parameter = found[indices[0]], parameters[indices[0]]
+            names = [found[index].parameter for index in indices]
+            reasons = [found[index].reason for index in indices]
+            excluded = next((reason for reason in reasons if reason.startswith("excluded")), "")
+            reason = excluded or ("" if "" in reasons else reasons[0])
+            rule: masking.Rule | None = None
+            if not reason:
+                rule, why = masking.rule_for(self._structure, first.module, parameter)
+            else:
+                why = reason
+            row = Coverage(
+                name=names[0],
+                kind=type(first.module).__name__,
+                technique="prune",
+                done=rule is not None,
+                reason=why or (f"tied: also {', '.join(names[1:])}" if names[1:] else ""),
+                before=_figures(parameter),
+                selected=not reason,
+            )
+            self._order.append(row.name)
+            if rule is None:
+                self._others.append(row)
+            else:
+                targets.append(_Target(row.name, parameter.shape, rule, row))
+        return targets
+
+    def _weight(self, target: _Target) -> torch.Tensor:
+        *path, attribute = target.name.split(".")
+        module = self._model
+        for part in path:
+            module = module._modules[part]  # type: ignore[assignment]
+        weight = module._parameters[attribute]
+        if weight is None or weight.shape != target.shape:
+            raise Error(
+                f"[torch.Pruner] {target.name} must keep its shape {tuple(target.shape)}, "
+                f"got {None if weight is None else tuple(weight.shape)}: make a new Pruner"
+            )
+        return weight
+
+    def _renew(self, sparsity: float) -> None:
+        weights = [self._weight(target).detach() for target in self._targets]
+        if self._scope == "global":
+            try:
+                masks = masking.global_bits(weights, sparsity)
+            except NonFiniteError as error:
+                names = [
+                    target.name
+                    for target, weight in zip(self._targets, weights, strict=True)
+                    if bool(weight.isnan().any())
+                ]
+                raise NonFiniteError(_non_finite(", ".join(names), error)) from error
+        else:
+            masks = []
+            for target, weight in zip(self._targets, weights, strict=True):
+                try:
+                    masks.append(target.rule.bits(weight, sparsity))
+                except NonFiniteError as error:
+                    raise NonFiniteError(_non_finite(target.name, error)) from error
+        for target, bits in zip(self._targets, masks, strict=True):
+            target.bits = bits
+
+    def _row(self, target: _Target) -> Coverage:
+        if target.bits is None:
+            return target.row
+        kept = int(masking.unpack(target.bits, target.shape).sum())
+        size = target.shape.numel()
+        notes = [target.row.reason] if target.row.reason else []
+        if kept == 0:
+            notes.append("every weight is pruned")
+        after = {"nonzeros": kept, "sparsity": 1.0 - kept / max(size, 1)}
+        return replace(target.row, reason="; ".join(notes), after=after)
+
+    def _fingerprint(self) -> str:
+        return fingerprint_of(
+            (target.name, target.shape, str(self._weight(target).dtype)) for target in self._targets
+        )
+
+    def _next_update(self) -> int | None:
+        return next(iter(self._updates(first_only=True)), None)
+
+    def _updates(self, first_only: bool = False) -> list[int]:
+        """The steps from 1 on at which masks are renewed; an endless schedule's first ones."""
+        begin = getattr(self._schedule, "begin_step", None)
+        end = getattr(self._schedule, "end_step", None)
+        every = getattr(self._schedule, "frequency", None)
+        if isinstance(begin, int) and isinstance(end, int) and isinstance(every, int):
+            last = end if end >= 0 else begin + every * _UPDATES_SHOWN
+            steps: Iterable[int] = sorted({*range(begin, last + 1, every), last})
+        else:
+            steps = range(1, _STEPS_SEARCHED + 1)
+        found = []
+        for step in steps:
+            if step >= 1 and self._schedule.should_prune(step):
+                found.append(step)
+                if first_only:
+                    break
+        return found
+
+
+def _unwrapped(model: torch.nn.Module) -> torch.nn.Module:
+    """The user's module inside torch.compile and data-parallel wrappers: names stay the same."""
+    parallel = (torch.nn.DataParallel, torch.nn.parallel.DistributedDataParallel)
+    while True:
+        if isinstance(model, parallel):
+            model = model.module
+        elif isinstance(inner := model._modules.get("_orig_mod"), torch.nn.Module):
+            model = inner
+        else:
+            return model
+
+
+def _figures(parameter: torch.Tensor) -> dict[str, Any]:
+    if isinstance(parameter, torch.nn.parameter.UninitializedParameter):
+        return {}
+    dtype = str(parameter.dtype).removeprefix("torch.")
+    known: dict[str, Any] = {"shape": tuple(parameter.shape), "dtype": dtype}
+    if not parameter.is_meta and parameter.layout == torch.strided:
+        known["nonzeros"] = int(torch.count_nonzero(parameter))
+    return known
+
+
+def _non_finite(name: str, error: Exception) -> str:
+    return f"[torch.Pruner] {name} must not hold NaN; nothing was changed: {error}"
