@@ -63,6 +63,37 @@ py::tuple soft_target_loss(const Array& student, const Array& teacher,
   return py::make_tuple(loss, grad.take());
 }
 
+py::tuple feature_loss(const Array& student, const Array& teacher,
+                       const std::optional<Array>& adaptor, const std::optional<Array>& bias,
+                       const py::object& out) {
+  constexpr const char* kWhere = "distill.feature_loss";
+  check(adaptor || !bias, kWhere, "bias must come with an adaptor");
+  Output grad(student, student.dtype(), student.shape(), out, kWhere);
+  double loss = 0.0;
+  if (!adaptor) {
+    {
+      const py::gil_scoped_release release;
+      loss = distill::feature_loss(student.view(), teacher.view(), grad.view());
+    }
+    return py::make_tuple(loss, grad.take());
+  }
+  distill::FeatureAdaptor<AnyView> map{adaptor->view(), std::nullopt};
+  Output weight_grad(*adaptor, adaptor->dtype(), adaptor->shape(), py::none(), kWhere);
+  distill::FeatureAdaptor<MutableAnyView> map_grad{weight_grad.view(), std::nullopt};
+  std::optional<Output> bias_grad;
+  if (bias) {
+    map.bias = bias->view();
+    bias_grad.emplace(*bias, bias->dtype(), bias->shape(), py::none(), kWhere);
+    map_grad.bias = bias_grad->view();
+  }
+  {
+    const py::gil_scoped_release release;
+    loss = distill::feature_loss(student.view(), teacher.view(), map, grad.view(), map_grad);
+  }
+  if (!bias) return py::make_tuple(loss, grad.take(), weight_grad.take());
+  return py::make_tuple(loss, grad.take(), weight_grad.take(), bias_grad->take());
+}
+
 }  // namespace
 
 void bind_distill(py::module_ m) {
@@ -80,6 +111,14 @@ nowhere; if none is left the loss is 0. `reduction` is "batchmean", "sum" or "no
 an array with one value a row and the gradient that of their sum. A logit of -inf is a class of
 probability 0; NaN and +inf make their row NaN. A term of weight 0 is not evaluated. The gradient
 by the student's logits is an array of the student's kind and dtype, or `out`.)");
+  m.def("feature_loss", &feature_loss, "student"_a, "teacher"_a, "adaptor"_a = py::none(),
+        "bias"_a = py::none(), "out"_a = py::none(),
+        R"(Mean squared difference of features: (loss, gradient by the student).
+
+With `adaptor`, a matrix [out, in], and perhaps `bias` [out], the student's last axis is mapped
+first: loss = mean((student @ adaptor.T + bias - teacher)^2), and the gradients by adaptor and
+bias follow in the tuple. The teacher has the shape of what it is compared with; the student's
+gradient is an array of its kind and dtype, or `out`. NaN and infinities propagate.)");
 }
 
 }  // namespace moptcore::bindings

@@ -3,6 +3,6 @@
 
 from __future__ import annotations
 
-from moptcore._core.distill import soft_target_loss
+from moptcore._core.distill import feature_loss, soft_target_loss
 
-__all__ = ["soft_target_loss"]
+__all__ = ["feature_loss", "soft_target_loss"]

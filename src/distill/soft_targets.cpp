@@ -77,7 +77,7 @@ class Task {
                       name(teacher.dtype()));
     check(teacher.shape() == student.shape(), where,
           "teacher must have the student's shape " + text(student.shape()), teacher.shape());
-    check(classes_ > 0, where, "student must have at least one class, shape", student.shape());
+    check(classes_ > 0, where, "student must have at least one class", student.shape());
     check<DTypeError>(grad.dtype() == student.dtype(), where,
                       "out must have the student's dtype " + std::string(name(student.dtype())),
                       name(grad.dtype()));

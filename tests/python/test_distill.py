@@ -1,14 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
+import moptcore as mc
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812
-from reference import distill as reference
-
-import moptcore as mc
 from moptcore import _core, distill
+from reference import distill as reference
 
 ISAS = _core.available_isas()
 
@@ -325,3 +324,114 @@ def test_wrong_axis_raises_index_error():
 def test_no_class_is_an_error():
     with pytest.raises(mc.Error, match="at least one class"):
         distill.soft_target_loss(np.zeros((3, 0), "f"), np.zeros((3, 0), "f"))
+
+
+def feature_case(dtype=np.float32, shape=(2, 3, 4, 11), out=7):
+    draw = np.random.default_rng(5)
+    student = draw.standard_normal(shape).astype(dtype)
+    teacher = draw.standard_normal((*shape[:-1], out)).astype(dtype)
+    adaptor = draw.standard_normal((out, shape[-1])).astype(dtype)
+    bias = draw.standard_normal(out).astype(dtype)
+    return student, teacher, adaptor, bias
+
+
+def torch_feature(student, teacher, adaptor=None, bias=None):
+    s, w, b = (
+        None if x is None else torch.tensor(x, dtype=torch.float64, requires_grad=True)
+        for x in (student, adaptor, bias)
+    )
+    mapped = s if w is None else F.linear(s, w, b)
+    loss = F.mse_loss(mapped, torch.tensor(teacher, dtype=torch.float64))
+    loss.backward()
+    return loss.item(), *(x.grad.numpy() for x in (s, w, b) if x is not None)
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_feature_loss_equals_torch(isa, dtype):
+    _core.set_max_isa(isa)
+    unit = np.finfo(dtype).eps / 2
+    student, teacher, adaptor, bias = feature_case(dtype)
+    cases = [
+        (student, student[::-1]),
+        (student, teacher, adaptor),
+        (student, teacher, adaptor, bias),
+    ]
+    for case in cases:
+        expected = torch_feature(*(x.copy() for x in case))
+        plain = reference.feature_loss(*case)
+        got = distill.feature_loss(*case)
+        assert len(got) == len(expected)
+        assert abs(plain[0] - expected[0]) <= 1e-14 * expected[0]
+        # A residual adds at most 13 terms, its square doubles the relative error, and a mean of
+        # squares adds none that counts: (2 * 13 + 4) units of |s| |A| + |b| + |t| <= 64.
+        assert abs(got[0] - expected[0]) <= 30 * 64 * unit * max(1, np.sqrt(expected[0]))
+        for ours, theirs in zip(got[1:], expected[1:], strict=True):
+            assert ours.dtype == dtype
+            assert ours.shape == theirs.shape
+            # The same relative error of the residuals (up to 64), summed over up to 24 of them
+            # with factors up to 4, times 2 / n.
+            bound = 14 * unit * 64 * 24 * 4 * 2 / case[1].size
+            np.testing.assert_allclose(ours, theirs, rtol=0, atol=bound)
+
+
+def test_feature_loss_takes_any_stride_and_half():
+    student, teacher, adaptor, bias = feature_case()
+    expected = distill.feature_loss(student, teacher, adaptor, bias)
+    fortran = [np.asfortranarray(x) for x in (student, teacher, adaptor, bias)]
+    for ours, theirs in zip(distill.feature_loss(*fortran), expected, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    half = [torch.tensor(x).to(torch.bfloat16) for x in (student, teacher, adaptor, bias)]
+    wide = distill.feature_loss(*(x.float() for x in half))
+    narrow = distill.feature_loss(*half)
+    assert narrow[0] == wide[0]
+    for ours, theirs in zip(narrow[1:], wide[1:], strict=True):
+        assert ours.dtype == torch.bfloat16
+        assert torch.equal(ours, theirs.to(torch.bfloat16))
+
+
+def test_feature_loss_in_place_and_on_any_number_of_threads():
+    draw = np.random.default_rng(1)
+    student, teacher = draw.standard_normal((2, 300, 200)).astype(np.float32)
+    adaptor = draw.standard_normal((200, 200)).astype(np.float32)
+    for extra in ((), (adaptor,)):
+        mc.set_num_threads(1)
+        expected = distill.feature_loss(student, teacher, *extra)
+        mc.set_num_threads(4)
+        target = student.copy()
+        got = distill.feature_loss(target, teacher, *extra, out=target)
+        assert got[0] == expected[0]
+        assert got[1] is target
+        for ours, theirs in zip(got[1:], expected[1:], strict=True):
+            np.testing.assert_array_equal(ours, theirs)
+
+
+def test_feature_loss_propagates_nan_and_takes_empty_tensors():
+    student, teacher = np.ones((2, 4, 5), np.float32)
+    teacher[1, 2] = np.nan
+    loss, grad = distill.feature_loss(student, teacher)
+    assert np.isnan(loss)
+    assert np.isnan(grad[1, 2])
+    assert np.isnan(grad).sum() == 1
+    loss, grad = distill.feature_loss(student[:0], teacher[:0])
+    assert loss == 0
+    assert grad.shape == (0, 5)
+    loss, grad, adaptor_grad = distill.feature_loss(student[:0], teacher[:0], np.ones((5, 5), "f"))
+    assert loss == 0
+    assert np.all(adaptor_grad == 0)
+
+
+def test_feature_loss_names_what_does_not_fit():
+    student, teacher, adaptor, bias = feature_case()
+    with pytest.raises(mc.Error, match=r"\[distill.feature_loss\] teacher must have the student's"):
+        distill.feature_loss(student, teacher)
+    with pytest.raises(mc.Error, match="student must have the adaptor's 7 inputs"):
+        distill.feature_loss(student, teacher, adaptor.T)
+    with pytest.raises(mc.Error, match=r"teacher must have the adapted shape \(2, 3, 4, 7\)"):
+        distill.feature_loss(student, student, adaptor)
+    with pytest.raises(mc.Error, match=r"bias must have the adaptor's outputs \(7,\), got \(6,\)"):
+        distill.feature_loss(student, teacher, adaptor, bias[:6])
+    with pytest.raises(mc.Error, match="bias must come with an adaptor"):
+        distill.feature_loss(student, student, bias=bias)
+    with pytest.raises(TypeError, match="adaptor must be float64"):
+        distill.feature_loss(student, teacher, adaptor.astype(np.int32))

@@ -1,0 +1,25 @@
+// SPDX-License-Identifier: Apache-2.0
+// A small matrix product whose bits depend on nothing but its operands. Large products are
+// oneDNN's; this one serves the losses of the core library, which must not need it.
+#pragma once
+
+#include <cstdint>
+
+namespace moptcore::inline v0::kernels {
+
+/// A matrix of any strides, in elements.
+template <class T>
+struct Matrix {
+  T* data;
+  std::int64_t row_stride;
+  std::int64_t col_stride;
+};
+
+/// c[i][j] += sum_k a[i][k] b[k][j] for an m x n block of c, whose columns are contiguous. Every
+/// element adds its products in order of k, in runs of 256.
+void product_f32(std::int64_t m, std::int64_t n, std::int64_t depth, const Matrix<const float>& a,
+                 const Matrix<const float>& b, const Matrix<float>& c) noexcept;
+void product_f64(std::int64_t m, std::int64_t n, std::int64_t depth, const Matrix<const double>& a,
+                 const Matrix<const double>& b, const Matrix<double>& c) noexcept;
+
+}  // namespace moptcore::inline v0::kernels
