@@ -1,2 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
+
+#include <moptcore/prune/mask.hpp>
+#include <moptcore/prune/pattern.hpp>
+#include <moptcore/prune/schedule.hpp>

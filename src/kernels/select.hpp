@@ -1,0 +1,49 @@
+// SPDX-License-Identifier: Apache-2.0
+// Counting and collecting by key: the passes over memory of exact selection. A key is a signed
+// integer ordered as the elements are; magnitudes of floats are their bits without the sign, so
+// every function here takes a mask that it ands to each word first.
+#pragma once
+
+#include <cstdint>
+
+namespace moptcore::inline v0::kernels {
+
+/// What one chunk holds with respect to an open interval (low, high), low < high.
+template <class Key>
+struct Bracket {
+  std::int64_t below = 0;   ///< keys < low
+  std::int64_t at_low = 0;  ///< keys == low
+  std::int64_t inside = 0;  ///< low < keys < high; the rest is >= high
+  Key largest = 0;          ///< largest key
+};
+
+/// Room that `inside` and `positions` need beyond n: vectors are stored whole.
+inline constexpr std::int64_t kBracketSlack = 32;
+
+/// Classifies n <= 4096 keys, n > 0. Sets bit i of `bits` where key i >= high (unused bits of the
+/// last byte are zero) and writes the keys inside and their positions, in order, to `inside` and
+/// `positions`.
+Bracket<std::int16_t> bracket_s16(const std::int16_t* src, std::int64_t n, std::int16_t mask,
+                                  std::int16_t low, std::int16_t high, std::uint8_t* bits,
+                                  std::int16_t* inside, std::int16_t* positions) noexcept;
+Bracket<std::int32_t> bracket_s32(const std::int32_t* src, std::int64_t n, std::int32_t mask,
+                                  std::int32_t low, std::int32_t high, std::uint8_t* bits,
+                                  std::int32_t* inside, std::int32_t* positions) noexcept;
+Bracket<std::int64_t> bracket_s64(const std::int64_t* src, std::int64_t n, std::int64_t mask,
+                                  std::int64_t low, std::int64_t high, std::uint8_t* bits,
+                                  std::int64_t* inside, std::int64_t* positions) noexcept;
+
+/// Largest key of n > 0.
+std::int16_t largest_s16(const std::int16_t* src, std::int64_t n, std::int16_t mask) noexcept;
+std::int32_t largest_s32(const std::int32_t* src, std::int64_t n, std::int32_t mask) noexcept;
+std::int64_t largest_s64(const std::int64_t* src, std::int64_t n, std::int64_t mask) noexcept;
+
+/// Sets bit i where key i > threshold; unused bits of the last byte become zero.
+void above_s16(const std::int16_t* src, std::int64_t n, std::int16_t mask, std::int16_t threshold,
+               std::uint8_t* bits) noexcept;
+void above_s32(const std::int32_t* src, std::int64_t n, std::int32_t mask, std::int32_t threshold,
+               std::uint8_t* bits) noexcept;
+void above_s64(const std::int64_t* src, std::int64_t n, std::int64_t mask, std::int64_t threshold,
+               std::uint8_t* bits) noexcept;
+
+}  // namespace moptcore::inline v0::kernels

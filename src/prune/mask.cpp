@@ -1,0 +1,289 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <moptcore/prune/mask.hpp>
+
+#include <algorithm>
+#include <array>
+#include <numeric>
+#include <sstream>
+#include <vector>
+
+#include <moptcore/core/parallel.hpp>
+#include <moptcore/prune/schedule.hpp>
+
+#include "kernels/mask_bits.hpp"
+#include "kernels/strided.hpp"
+#include "prune/mask_store.hpp"
+#include "prune/selection.hpp"
+
+namespace moptcore::inline v0::prune {
+namespace {
+
+constexpr std::int64_t kChunk = kernels::kScratch;
+
+void check_floating(const AnyView& tensor, const char* where, const std::string& argument) {
+  check<DTypeError>(is_floating(tensor.dtype()), where,
+                    argument + " must be float64, float32, float16 or bfloat16",
+                    name(tensor.dtype()));
+}
+
+void check_unpacked(const AnyView& tensor, const char* where, const std::string& argument) {
+  check<DTypeError>(!is_packed(tensor.dtype()), where, argument + " must not be int4 or uint4",
+                    name(tensor.dtype()));
+}
+
+void check_scores(const AnyView& scores, const Shape& shape, const char* where,
+                  const std::string& argument) {
+  check_unpacked(scores, where, argument);
+  std::ostringstream rule;
+  rule << argument << " must have the shape of weights, " << shape;
+  check(scores.shape() == shape, where, rule.str(), scores.shape());
+}
+
+// The count of TFMOT in its own arithmetic, which is float32 throughout.
+std::int64_t tfmot_kept(std::int64_t n, double sparsity) {
+  const float share = 1.0f - static_cast<float>(sparsity);
+  const float kept = std::max(std::nearbyint(static_cast<float>(n) * share), 1.0f);
+  return std::min(static_cast<std::int64_t>(kept), n);
+}
+
+struct Rule {
+  double sparsity;
+  Compat compat;
+};
+
+// What the tensors are ranked by: `ranked` are the weights or the scores given for them.
+template <class Key>
+void prune_ranked(std::span<const AnyView> ranked, Order order, NonFinite nonfinite, Rule rule,
+                  bool mixed, std::span<const MutableAnyView> masks, const char* where,
+                  const char* argument) {
+  std::vector<Keys<Key>> keys;
+  std::int64_t n = 0;
+  for (const AnyView& view : ranked) {
+    keys.emplace_back(view, order, nonfinite, mixed);
+    n += view.size();
+  }
+  if (n == 0) return;
+  Selection<Key> selection(std::move(keys));
+  const bool tfmot = rule.compat == Compat::tfmot;
+  const std::int64_t zeros =
+      tfmot ? n - tfmot_kept(n, rule.sparsity) : zero_count(n, rule.sparsity);
+  const std::int64_t position = tfmot ? zeros : std::max<std::int64_t>(zeros - 1, 0);
+  if (const auto at = selection.rank(position)) {
+    const std::string index = ranked.size() > 1 ? '[' + std::to_string(*at) + ']' : "";
+    refuse_nan(ranked[*at], where, argument + index);
+  }
+  if (tfmot) selection.keep_from_rank();
+  else selection.prune_lowest(zeros);
+  for (std::size_t t = 0; t < ranked.size(); ++t) selection.store(t, masks[t]);
+}
+
+void prune_tensors(std::span<const AnyView> ranked, Order order, NonFinite nonfinite, Rule rule,
+                   std::span<const MutableAnyView> masks, const char* where,
+                   const char* argument) {
+  if (ranked.empty()) return;
+  const DType first = ranked.front().dtype();
+  const bool mixed =
+      std::ranges::any_of(ranked, [first](const AnyView& view) { return view.dtype() != first; });
+  const auto run = [&]<class Key>() {
+    prune_ranked<Key>(ranked, order, nonfinite, rule, mixed, masks, where, argument);
+  };
+  if (mixed || key_width(first) == 64) run.template operator()<std::int64_t>();
+  else if (key_width(first) == 32) run.template operator()<std::int32_t>();
+  else run.template operator()<std::int16_t>();
+}
+
+template <class F>
+auto visit_words(DType dtype, F&& f) {
+  switch (bit_width(dtype)) {
+    case 8: return f.template operator()<std::uint8_t>();
+    case 16: return f.template operator()<std::uint16_t>();
+    case 32: return f.template operator()<std::uint32_t>();
+    default: return f.template operator()<std::uint64_t>();
+  }
+}
+
+void keep(const std::uint8_t* src, const std::uint8_t* bits, std::int64_t n, std::uint8_t* dst) {
+  kernels::keep_u8(src, bits, n, dst);
+}
+void keep(const std::uint16_t* src, const std::uint8_t* bits, std::int64_t n, std::uint16_t* dst) {
+  kernels::keep_u16(src, bits, n, dst);
+}
+void keep(const std::uint32_t* src, const std::uint8_t* bits, std::int64_t n, std::uint32_t* dst) {
+  kernels::keep_u32(src, bits, n, dst);
+}
+void keep(const std::uint64_t* src, const std::uint8_t* bits, std::int64_t n, std::uint64_t* dst) {
+  kernels::keep_u64(src, bits, n, dst);
+}
+
+std::int64_t zeros_of(const std::uint8_t* src, std::int64_t n, std::uint8_t mask) {
+  return kernels::count_zeros_u8(src, n, mask);
+}
+std::int64_t zeros_of(const std::uint16_t* src, std::int64_t n, std::uint16_t mask) {
+  return kernels::count_zeros_u16(src, n, mask);
+}
+std::int64_t zeros_of(const std::uint32_t* src, std::int64_t n, std::uint32_t mask) {
+  return kernels::count_zeros_u32(src, n, mask);
+}
+std::int64_t zeros_of(const std::uint64_t* src, std::int64_t n, std::uint64_t mask) {
+  return kernels::count_zeros_u64(src, n, mask);
+}
+
+}  // namespace
+
+void magnitude_mask(const AnyView& weights, double sparsity, const MutableAnyView& mask,
+                    const MaskOptions& options) {
+  constexpr auto where = "prune.magnitude_mask";
+  check_floating(weights, where, "weights");
+  if (options.compat == Compat::torch) {
+    check(sparsity >= 0.0 && sparsity <= 1.0, where,
+          "sparsity must be in [0, 1] with compat torch", sparsity);
+  } else {
+    check(is_sparsity(sparsity), where, "sparsity must be in [0, 1)", sparsity);
+  }
+  if (options.scores) check_scores(*options.scores, weights.shape(), where, "scores");
+  check_mask(mask, weights.shape(), where, "mask");
+  check_no_partial_overlap(weights, mask, where, "mask");
+  if (options.scores) check_no_partial_overlap(*options.scores, mask, where, "mask");
+  const AnyView& ranked = options.scores ? *options.scores : weights;
+  prune_tensors({&ranked, 1}, options.scores ? Order::value : Order::magnitude, options.nonfinite,
+                {sparsity, options.compat}, {&mask, 1}, where,
+                options.scores ? "scores" : "weights");
+}
+
+void global_mask(std::span<const AnyView> weights, double sparsity,
+                 std::span<const MutableAnyView> masks, const GlobalOptions& options) {
+  constexpr auto where = "prune.global_mask";
+  check(is_sparsity(sparsity), where, "sparsity must be in [0, 1)", sparsity);
+  const std::string as_many = " must be as many as weights (" + std::to_string(weights.size()) + ")";
+  check(masks.size() == weights.size(), where, "masks" + as_many, masks.size());
+  const bool scored = !options.scores.empty();
+  check(!scored || options.scores.size() == weights.size(), where, "scores" + as_many,
+        options.scores.size());
+  for (std::size_t i = 0; i < weights.size(); ++i) {
+    const std::string index = '[' + std::to_string(i) + ']';
+    check_floating(weights[i], where, "weights" + index);
+    check_mask(masks[i], weights[i].shape(), where, ("masks" + index).c_str());
+    if (scored) check_scores(options.scores[i], weights[i].shape(), where, "scores" + index);
+    for (const AnyView& weight : weights) {
+      check_no_partial_overlap(weight, masks[i], where, "masks" + index);
+    }
+    for (const AnyView& scores : options.scores) {
+      check_no_partial_overlap(scores, masks[i], where, "masks" + index);
+    }
+  }
+  prune_tensors(scored ? options.scores : weights, scored ? Order::value : Order::magnitude,
+                options.nonfinite, {sparsity, Compat::none}, masks, where,
+                scored ? "scores" : "weights");
+}
+
+void random_mask(const Shape& shape, double sparsity, std::uint64_t seed,
+                 const MutableAnyView& mask) {
+  constexpr auto where = "prune.random_mask";
+  check(is_sparsity(sparsity), where, "sparsity must be in [0, 1)", sparsity);
+  check_mask(mask, shape, where, "mask");
+  const std::int64_t n = element_count(shape);
+  if (n == 0) return;
+  Selection<std::int32_t> selection({Keys<std::int32_t>(n, seed)});
+  const std::int64_t zeros = zero_count(n, sparsity);
+  // Random words are never NaN.
+  (void)selection.rank(std::max<std::int64_t>(zeros - 1, 0));
+  selection.prune_lowest(zeros);
+  selection.store(0, mask);
+}
+
+void apply_mask(const AnyView& weights, const AnyView& mask, const MutableAnyView& out) {
+  constexpr auto where = "prune.apply_mask";
+  check_unpacked(weights, where, "weights");
+  check_mask(mask, weights.shape(), where, "mask");
+  check<DTypeError>(out.dtype() == weights.dtype(), where,
+                    "out must have the dtype of weights, " + std::string(name(weights.dtype())),
+                    name(out.dtype()));
+  check(out.shape() == weights.shape(), where, "out must have the shape of weights", out.shape());
+  check_no_partial_overlap(weights, out, where, "out");
+  check_no_partial_overlap(mask, out, where, "out");
+  visit_words(weights.dtype(), [&]<class Word>() {
+    const bool direct_in = weights.is_contiguous();
+    const bool direct_out = out.is_contiguous();
+    parallel_for(weights.size(), kMaskGrain, [&](std::int64_t begin, std::int64_t end) {
+      std::array<Word, kChunk> words;
+      std::array<std::uint8_t, kChunk / 8> packed;
+      for (std::int64_t first = begin; first < end; first += kChunk) {
+        const std::int64_t n = std::min(kChunk, end - first);
+        const std::uint8_t* bits = load_bits(mask, first, n, packed.data());
+        const Word* src = words.data();
+        if (direct_in) src = static_cast<const Word*>(weights.data()) + first;
+        else kernels::gather(weights, first, n, words.data());
+        Word* dst = direct_out ? static_cast<Word*>(out.data()) + first : words.data();
+        keep(src, bits, n, dst);
+        if (!direct_out) kernels::scatter(words.data(), first, n, out);
+      }
+    });
+  });
+}
+
+void pack_mask(const AnyView& mask, const MutableAnyView& packed) {
+  constexpr auto where = "prune.pack_mask";
+  check<DTypeError>(mask.dtype() == DType::boolean, where, "mask must be bool",
+                    name(mask.dtype()));
+  check<DTypeError>(packed.dtype() == DType::uint8, where, "packed must be uint8",
+                    name(packed.dtype()));
+  check_mask(packed, mask.shape(), where, "packed");
+  check_no_partial_overlap(mask, packed, where, "packed");
+  parallel_for(mask.size(), kMaskGrain, [&](std::int64_t begin, std::int64_t end) {
+    std::array<std::uint8_t, kChunk / 8> scratch;
+    for (std::int64_t first = begin; first < end; first += kChunk) {
+      const std::int64_t n = std::min(kChunk, end - first);
+      store_bits(load_bits(mask, first, n, scratch.data()), first, n, packed);
+    }
+  });
+}
+
+void unpack_mask(const AnyView& packed, const MutableAnyView& mask) {
+  constexpr auto where = "prune.unpack_mask";
+  check<DTypeError>(mask.dtype() == DType::boolean, where, "mask must be bool",
+                    name(mask.dtype()));
+  check<DTypeError>(packed.dtype() == DType::uint8, where, "packed must be uint8",
+                    name(packed.dtype()));
+  check_mask(packed, mask.shape(), where, "packed");
+  check_no_partial_overlap(packed, mask, where, "mask");
+  parallel_for(mask.size(), kMaskGrain, [&](std::int64_t begin, std::int64_t end) {
+    std::array<std::uint8_t, kChunk / 8> scratch;
+    for (std::int64_t first = begin; first < end; first += kChunk) {
+      const std::int64_t n = std::min(kChunk, end - first);
+      store_bits(load_bits(packed, first, n, scratch.data()), first, n, mask);
+    }
+  });
+}
+
+std::int64_t count_zeros(const AnyView& tensor) {
+  check_unpacked(tensor, "prune.count_zeros", "tensor");
+  std::vector<std::int64_t> counts(
+      static_cast<std::size_t>(block_count(tensor.size(), kMaskGrain)));
+  visit_words(tensor.dtype(), [&]<class Word>() {
+    // Without its sign, -0 is all zeros as well.
+    const Word mask = static_cast<Word>(is_floating(tensor.dtype()) ? Word(~Word{0}) >> 1
+                                                                    : Word(~Word{0}));
+    parallel_blocks(tensor.size(), kMaskGrain,
+                    [&](std::int64_t block, std::int64_t begin, std::int64_t end) {
+      std::array<Word, kChunk> words;
+      std::int64_t count = 0;
+      for (std::int64_t first = begin; first < end; first += kChunk) {
+        const std::int64_t n = std::min(kChunk, end - first);
+        const Word* src = words.data();
+        if (tensor.is_contiguous()) src = static_cast<const Word*>(tensor.data()) + first;
+        else kernels::gather(tensor, first, n, words.data());
+        count += zeros_of(src, n, mask);
+      }
+      counts[static_cast<std::size_t>(block)] = count;
+    });
+  });
+  return std::accumulate(counts.begin(), counts.end(), std::int64_t{0});
+}
+
+double sparsity(const AnyView& tensor) {
+  check(!tensor.empty(), "prune.sparsity", "tensor must have at least one element",
+        tensor.shape());
+  return static_cast<double>(count_zeros(tensor)) / static_cast<double>(tensor.size());
+}
+
+}  // namespace moptcore::inline v0::prune
