@@ -1,11 +1,374 @@
 // SPDX-License-Identifier: Apache-2.0
+#include <moptcore/prune/prune.hpp>
+
+#include <pybind11/stl.h>
+
+#include <limits>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
 #include "array.hpp"
 #include "module.hpp"
 
 namespace moptcore::bindings {
 
 namespace py = pybind11;
+using py::literals::operator""_a;
 
-void bind_prune(py::module_ m) { m.doc() = "prune"; }
+namespace {
+
+using Scores = std::optional<Array>;
+
+prune::NonFinite nonfinite_from(const std::string& text, const char* where) {
+  if (text == "error") return prune::NonFinite::error;
+  if (text == "prune_first") return prune::NonFinite::prune_first;
+  if (text == "keep") return prune::NonFinite::keep;
+  throw Error(error_text(where, "nonfinite must be error, prune_first or keep", '\'' + text + '\''));
+}
+
+prune::Compat compat_from(const std::optional<std::string>& text, const char* where) {
+  if (!text) return prune::Compat::none;
+  if (*text == "torch") return prune::Compat::torch;
+  if (*text == "tfmot") return prune::Compat::tfmot;
+  throw Error(error_text(where, "compat must be None, torch or tfmot", '\'' + *text + '\''));
+}
+
+prune::Pooling pooling_from(const std::string& text, const char* where) {
+  if (text == "mean") return prune::Pooling::mean;
+  if (text == "max") return prune::Pooling::max;
+  throw Error(error_text(where, "pooling must be mean or max", '\'' + text + '\''));
+}
+
+std::optional<AnyView> view_of(const Scores& scores) {
+  return scores ? std::optional<AnyView>(scores->view()) : std::nullopt;
+}
+
+// The mask to fill for a tensor of `shape`, of the kind of array that `like` is.
+Output mask_output(const Array& like, const Shape& shape, bool packed, py::handle out,
+                   const char* where) {
+  if (!packed) return Output(like, DType::boolean, shape, out, where);
+  return Output(like, DType::uint8, Shape{prune::packed_size(element_count(shape))}, out, where);
+}
+
+Shape shape_from(const py::object& shape, const char* where) {
+  const py::tuple extents =
+      PyLong_Check(shape.ptr()) != 0 ? py::make_tuple(shape) : py::tuple(shape);
+  Shape result;
+  for (const py::handle extent : extents) result.push_back(extent.cast<std::int64_t>());
+  for (const std::int64_t extent : result) {
+    check(extent >= 0, where, "shape must not be negative", result);
+  }
+  return result;
+}
+
+py::object magnitude_mask(const Array& weights, double sparsity, const Scores& scores,
+                          const std::string& nonfinite, const py::object& out, bool packed,
+                          const std::optional<std::string>& compat) {
+  constexpr auto where = "prune.magnitude_mask";
+  const prune::MaskOptions options{view_of(scores), nonfinite_from(nonfinite, where),
+                                   compat_from(compat, where)};
+  Output mask = mask_output(weights, weights.shape(), packed, out, where);
+  {
+    const py::gil_scoped_release release;
+    prune::magnitude_mask(weights.view(), sparsity, mask.view(), options);
+  }
+  return mask.take();
+}
+
+// A list or tuple of arrays, held so that nobody can take one away while the GIL is released.
+py::tuple arrays_of(const py::object& list, const char* where, const char* argument) {
+  check<DTypeError>(py::isinstance<py::list>(list) || py::isinstance<py::tuple>(list), where,
+                    std::string(argument) + " must be a list or tuple of arrays",
+                    py::str(py::type::of(list).attr("__name__")).cast<std::string>());
+  return py::tuple(list);
+}
+
+std::vector<AnyView> views_of(const std::vector<Array>& arrays) {
+  std::vector<AnyView> views;
+  for (const Array& array : arrays) views.push_back(array.view());
+  return views;
+}
+
+py::list global_mask(const py::object& weights, double sparsity, const py::object& scores,
+                     const std::string& nonfinite, const py::object& out, bool packed) {
+  constexpr auto where = "prune.global_mask";
+  const py::tuple weight_objects = arrays_of(weights, where, "weights");
+  const auto weight_arrays = weight_objects.cast<std::vector<Array>>();
+  const py::tuple score_objects =
+      scores.is_none() ? py::tuple() : arrays_of(scores, where, "scores");
+  const auto score_arrays = score_objects.cast<std::vector<Array>>();
+  check(scores.is_none() || score_arrays.size() == weight_arrays.size(), where,
+        "scores must be as many as weights (" + std::to_string(weight_arrays.size()) + ")",
+        score_arrays.size());
+  const py::tuple outs = out.is_none() ? py::tuple() : arrays_of(out, where, "out");
+  check(out.is_none() || outs.size() == weight_arrays.size(), where,
+        "out must be as many as weights (" + std::to_string(weight_arrays.size()) + ")",
+        outs.size());
+  std::vector<Output> outputs;
+  std::vector<MutableAnyView> masks;
+  for (std::size_t i = 0; i < weight_arrays.size(); ++i) {
+    outputs.push_back(mask_output(weight_arrays[i], weight_arrays[i].shape(), packed,
+                                  out.is_none() ? py::object(py::none()) : py::object(outs[i]),
+                                  where));
+    masks.push_back(outputs.back().view());
+  }
+  const std::vector<AnyView> weight_views = views_of(weight_arrays);
+  const std::vector<AnyView> score_views = views_of(score_arrays);
+  const prune::GlobalOptions options{score_views, nonfinite_from(nonfinite, where)};
+  {
+    const py::gil_scoped_release release;
+    prune::global_mask(weight_views, sparsity, masks, options);
+  }
+  py::list result;
+  for (Output& output : outputs) result.append(output.take());
+  return result;
+}
+
+py::object structured_mask(const Array& weights, double sparsity, std::int64_t axis, double ord,
+                           bool expand, const Scores& scores, const std::string& nonfinite,
+                           const py::object& out, bool packed) {
+  constexpr auto where = "prune.structured_mask";
+  const prune::StructuredOptions options{axis, ord, view_of(scores),
+                                         nonfinite_from(nonfinite, where)};
+  check(weights.view().rank() >= 1, where, "weights must have at least 1 dimension",
+        weights.view().rank());
+  const Shape units{weights.shape()[normalize_axis(axis, weights.view().rank(), where)]};
+  Output mask = mask_output(weights, expand ? weights.shape() : units, packed, out, where);
+  {
+    const py::gil_scoped_release release;
+    prune::structured_mask(weights.view(), sparsity, mask.view(), options);
+  }
+  return mask.take();
+}
+
+py::object block_mask(const Array& weights, double sparsity,
+                      const std::pair<std::int64_t, std::int64_t>& block,
+                      const std::string& pooling, const Scores& scores,
+                      const std::string& nonfinite, const py::object& out, bool packed) {
+  constexpr auto where = "prune.block_mask";
+  const prune::BlockOptions options{block.first, block.second, pooling_from(pooling, where),
+                                    view_of(scores), nonfinite_from(nonfinite, where)};
+  Output mask = mask_output(weights, weights.shape(), packed, out, where);
+  {
+    const py::gil_scoped_release release;
+    prune::block_mask(weights.view(), sparsity, mask.view(), options);
+  }
+  return mask.take();
+}
+
+py::object nm_mask(const Array& weights, std::int64_t n, std::int64_t m, std::int64_t axis,
+                   const Scores& scores, const std::string& nonfinite, const py::object& out,
+                   bool packed) {
+  constexpr auto where = "prune.nm_mask";
+  const prune::NmOptions options{axis, view_of(scores), nonfinite_from(nonfinite, where)};
+  Output mask = mask_output(weights, weights.shape(), packed, out, where);
+  {
+    const py::gil_scoped_release release;
+    prune::nm_mask(weights.view(), n, m, mask.view(), options);
+  }
+  return mask.take();
+}
+
+py::object random_mask(const py::object& shape, double sparsity, const py::int_& seed,
+                       const py::object& out, bool packed) {
+  constexpr auto where = "prune.random_mask";
+  const Shape extents = shape_from(shape, where);
+  const auto number = PyLong_AsUnsignedLongLong(seed.ptr());
+  if (PyErr_Occurred() != nullptr) {
+    PyErr_Clear();
+    throw Error(error_text(where, "seed must be in [0, 2**64)",
+                           py::str(seed).cast<std::string>()));
+  }
+  const DType dtype = packed ? DType::uint8 : DType::boolean;
+  Output mask(dtype, packed ? Shape{prune::packed_size(element_count(extents))} : extents, out,
+              where);
+  {
+    const py::gil_scoped_release release;
+    prune::random_mask(extents, sparsity, number, mask.view());
+  }
+  return mask.take();
+}
+
+py::object apply_mask(const Array& weights, const Array& mask, const py::object& out) {
+  constexpr auto where = "prune.apply_mask";
+  Output result(weights, weights.dtype(), weights.shape(), out, where);
+  {
+    const py::gil_scoped_release release;
+    prune::apply_mask(weights.view(), mask.view(), result.view());
+  }
+  return result.take();
+}
+
+py::object pack_mask(const Array& mask, const py::object& out) {
+  Output packed = mask_output(mask, mask.shape(), true, out, "prune.pack_mask");
+  {
+    const py::gil_scoped_release release;
+    prune::pack_mask(mask.view(), packed.view());
+  }
+  return packed.take();
+}
+
+py::object unpack_mask(const Array& packed, const py::object& shape, const py::object& out) {
+  constexpr auto where = "prune.unpack_mask";
+  Output mask = mask_output(packed, shape_from(shape, where), false, out, where);
+  {
+    const py::gil_scoped_release release;
+    prune::unpack_mask(packed.view(), mask.view());
+  }
+  return mask.take();
+}
+
+// What all schedules share in Python: options as properties and as a plain dict, and with that
+// equality, repr, pickle and copy. `config` lists the options in the order of the constructor.
+template <class Schedule, class Config>
+void describe(py::class_<Schedule>& type, Config config) {
+  type.def("sparsity", &Schedule::sparsity, "step"_a, "Share of zeros wanted at `step`.")
+      .def("should_prune", &Schedule::should_prune, "step"_a,
+           "True on begin_step, begin_step + frequency, ..., and always on end_step.")
+      .def("get_config", [config](const Schedule& s) { return config(s.options()); },
+           "The options as a dict: type(schedule)(**schedule.get_config()) equals schedule.")
+      .def_static("from_config", [](const py::object& options) {
+             return py::type::of<Schedule>()(**py::dict(options));
+           }, "config"_a, "The schedule that get_config() described.")
+      .def("__eq__", [](const Schedule& s, const py::object& other) {
+             return py::isinstance<Schedule>(other) && s == other.cast<const Schedule&>();
+           })
+      .def("__hash__", [config](const py::object& s) {
+             const py::dict options = config(s.cast<const Schedule&>().options());
+             return py::hash(py::make_tuple(py::type::of(s), py::tuple(options.attr("values")())));
+           })
+      .def("__repr__", [config](const py::object& s) {
+             const py::dict options = config(s.cast<const Schedule&>().options());
+             std::string text = py::str(py::type::of(s).attr("__name__"));
+             const char* between = "(";
+             for (const auto& option : options) {
+               text += between;
+               text += std::string(py::str(option.first)) + '=' +
+                       std::string(py::repr(option.second));
+               between = ", ";
+             }
+             return text + ')';
+           })
+      .def("__reduce__", [config](const py::object& s) {
+             const py::dict options = config(s.cast<const Schedule&>().options());
+             return py::make_tuple(py::type::of(s), py::tuple(options.attr("values")()));
+           });
+  const py::dict names = config(typename Schedule::Options{});
+  for (const auto& [key, value] : names) {
+    const std::string option = py::str(key);
+    type.def_property_readonly(option.c_str(), [config, option](const Schedule& s) {
+      return py::object(config(s.options())[option.c_str()]);
+    });
+  }
+}
+
+void bind_constant(py::module_& m) {
+  using prune::ConstantSparsity, prune::Step;
+  auto type = py::class_<ConstantSparsity>(m, "ConstantSparsity",
+                                           "The same sparsity at every step.");
+  type.def(py::init([](double target, Step begin, Step end, Step frequency) {
+             return ConstantSparsity({target, begin, end, frequency});
+           }),
+           "target_sparsity"_a, "begin_step"_a, "end_step"_a = -1, "frequency"_a = 100);
+  describe(type, [](const ConstantSparsity::Options& o) {
+    return py::dict("target_sparsity"_a = o.target_sparsity, "begin_step"_a = o.begin_step,
+                    "end_step"_a = o.end_step, "frequency"_a = o.frequency);
+  });
+}
+
+void bind_polynomial(py::module_& m) {
+  using prune::PolynomialDecay, prune::Step;
+  auto type = py::class_<PolynomialDecay>(
+      m, "PolynomialDecay", "final + (initial - final) * (1 - t) ** power, t from 0 to 1.");
+  type.def(py::init([](double from, double to, Step begin, Step end, double power,
+                       Step frequency) {
+             return PolynomialDecay({from, to, begin, end, power, frequency});
+           }),
+           "initial_sparsity"_a, "final_sparsity"_a, "begin_step"_a, "end_step"_a,
+           "power"_a = 3.0, "frequency"_a = 100);
+  describe(type, [](const PolynomialDecay::Options& o) {
+    return py::dict("initial_sparsity"_a = o.initial_sparsity,
+                    "final_sparsity"_a = o.final_sparsity, "begin_step"_a = o.begin_step,
+                    "end_step"_a = o.end_step, "power"_a = o.power, "frequency"_a = o.frequency);
+  });
+}
+
+template <class Decay>
+void bind_decay(py::module_& m, const char* name, const char* doc) {
+  using prune::Step;
+  auto type = py::class_<Decay>(m, name, doc);
+  type.def(py::init([](double from, double to, Step begin, Step end, Step frequency) {
+             return Decay({from, to, begin, end, frequency});
+           }),
+           "initial_sparsity"_a, "final_sparsity"_a, "begin_step"_a, "end_step"_a,
+           "frequency"_a = 100);
+  describe(type, [](const typename Decay::Options& o) {
+    return py::dict("initial_sparsity"_a = o.initial_sparsity,
+                    "final_sparsity"_a = o.final_sparsity, "begin_step"_a = o.begin_step,
+                    "end_step"_a = o.end_step, "frequency"_a = o.frequency);
+  });
+}
+
+}  // namespace
+
+void bind_prune(py::module_ m) {
+  m.doc() = "Masks of exact sparsity, and schedules that say how sparse.";
+  bind_constant(m);
+  bind_polynomial(m);
+  bind_decay<prune::LinearDecay>(m, "LinearDecay",
+                                 "final + (initial - final) * (1 - t), t from 0 to 1.");
+  bind_decay<prune::CosineDecay>(
+      m, "CosineDecay", "final + (initial - final) * (1 + cos(pi t)) / 2, t from 0 to 1.");
+  bind_decay<prune::ExponentialDecay>(
+      m, "ExponentialDecay",
+      "final + (initial - final) * (e^(-5t) - e^-5) / (1 - e^-5), t from 0 to 1.");
+
+  m.def("magnitude_mask", &magnitude_mask, "weights"_a, "sparsity"_a, py::kw_only(),
+        "scores"_a = py::none(), "nonfinite"_a = "error", "out"_a = py::none(),
+        "packed"_a = false, "compat"_a = py::none(),
+        "True where a weight is kept. round(n * sparsity) zeros, half to even, at the smallest\n"
+        "magnitudes (or scores); of equal ones the first are kept. packed=True gives one bit a\n"
+        "weight, little-endian, as uint8.");
+  m.def("global_mask", &global_mask, "weights"_a, "sparsity"_a, "scores"_a = py::none(),
+        py::kw_only(), "nonfinite"_a = "error", "out"_a = py::none(), "packed"_a = false,
+        "The masks of a list of tensors ranked together: round(total * sparsity) zeros.\n"
+        "Mixed dtypes compare as float64.");
+  m.def("structured_mask", &structured_mask, "weights"_a, "sparsity"_a, "axis"_a = 0,
+        "ord"_a = 2.0, "expand"_a = false, py::kw_only(), "scores"_a = py::none(),
+        "nonfinite"_a = "error", "out"_a = py::none(), "packed"_a = false,
+        "True for each slice along `axis` that is kept: those of the largest norm of order\n"
+        "`ord` (> 0, inf for the largest magnitude), or of the largest of `scores`, one number\n"
+        "for each slice. expand=True gives the shape of the weights.");
+  m.def("block_mask", &block_mask, "weights"_a, "sparsity"_a, "block"_a, "pooling"_a = "mean",
+        py::kw_only(), "scores"_a = py::none(), "nonfinite"_a = "error", "out"_a = py::none(),
+        "packed"_a = false,
+        "Keeps or prunes whole blocks of (rows, columns) of the last two axes, by the mean or\n"
+        "max of their magnitudes (or scores). Smaller blocks at the ends count as one.");
+  m.def("nm_mask", &nm_mask, "weights"_a, "n"_a, "m"_a, "axis"_a = -1, py::kw_only(),
+        "scores"_a = py::none(), "nonfinite"_a = "error", "out"_a = py::none(),
+        "packed"_a = false,
+        "Keeps the n largest of every m consecutive weights along `axis`; an incomplete last\n"
+        "group is kept.");
+  m.def("random_mask", &random_mask, "shape"_a, "sparsity"_a, "seed"_a, py::kw_only(),
+        "out"_a = py::none(), "packed"_a = false,
+        "A NumPy mask with round(n * sparsity) zeros at places drawn from `seed`.");
+  m.def("apply_mask", &apply_mask, "weights"_a, "mask"_a, "out"_a = py::none(),
+        "The weights with +0 where the mask (bool or packed) is false, NaN included.\n"
+        "out=weights works in place.");
+  m.def("pack_mask", &pack_mask, "mask"_a, "out"_a = py::none(),
+        "One bit a weight, little-endian: element i is bit i % 8 of byte i // 8.");
+  m.def("unpack_mask", &unpack_mask, "packed"_a, "shape"_a, "out"_a = py::none(),
+        "The bool mask of `shape` that pack_mask packed.");
+  m.def("count_zeros", [](const Array& array) {
+    const py::gil_scoped_release release;
+    return prune::count_zeros(array.view());
+  }, "array"_a, "Elements that equal zero; -0 does, NaN does not.");
+  m.def("sparsity", [](const Array& array) {
+    const py::gil_scoped_release release;
+    return prune::sparsity(array.view());
+  }, "array"_a, "Share of the elements that equal zero.");
+}
 
 }  // namespace moptcore::bindings

@@ -10,6 +10,7 @@
 #include <moptcore/core/parallel.hpp>
 #include <moptcore/prune/schedule.hpp>
 
+#include "kernels/float_mode.hpp"
 #include "kernels/mask_bits.hpp"
 #include "kernels/strided.hpp"
 #include "prune/mask_store.hpp"
@@ -64,6 +65,7 @@ void prune_ranked(std::span<const AnyView> ranked, Order order, NonFinite nonfin
   }
   if (n == 0) return;
   Selection<Key> selection(std::move(keys));
+  const kernels::FloatMode float_mode;
   const bool tfmot = rule.compat == Compat::tfmot;
   const std::int64_t zeros =
       tfmot ? n - tfmot_kept(n, rule.sparsity) : zero_count(n, rule.sparsity);
@@ -183,6 +185,7 @@ void random_mask(const Shape& shape, double sparsity, std::uint64_t seed,
   check_mask(mask, shape, where, "mask");
   const std::int64_t n = element_count(shape);
   if (n == 0) return;
+  const kernels::FloatMode float_mode;
   Selection<std::int32_t> selection({Keys<std::int32_t>(n, seed)});
   const std::int64_t zeros = zero_count(n, sparsity);
   // Random words are never NaN.

@@ -13,6 +13,7 @@
 #include <moptcore/core/parallel.hpp>
 #include <moptcore/prune/schedule.hpp>
 
+#include "kernels/float_mode.hpp"
 #include "kernels/nm_mask.hpp"
 #include "kernels/norm.hpp"
 #include "kernels/strided.hpp"
@@ -70,6 +71,7 @@ class Power {
   // Elements [first, first + n), n <= 4096.
   [[nodiscard]] double chunk(const AnyView& view, std::int64_t first,
                              std::int64_t n) const noexcept {
+    const kernels::FloatMode float_mode;
     if (scale_ == 1.0 && view.dtype() != DType::float64 && simple()) {
       std::array<float, kChunk> scratch;
       const float* src = kernels::block(view, first, n, scratch.data());
@@ -129,6 +131,7 @@ std::vector<double> reduce_slices(const AnyView& view, const AxisSplit& split,
   parallel_blocks(outer, grain, [&](std::int64_t block, std::int64_t begin, std::int64_t end) {
     std::vector<double>& sums = blocks[static_cast<std::size_t>(block)];
     sums.assign(static_cast<std::size_t>(extent), 0.0);
+    const kernels::FloatMode float_mode;
     std::array<double, kChunk> values;
     for (std::int64_t o = begin; o < end; ++o) {
       for (std::int64_t at = 0; at < row; at += step) {
@@ -178,6 +181,7 @@ std::vector<std::uint8_t> keep_units(const AnyView& ranked, double sparsity, Non
                                      const char* argument) {
   std::vector<std::uint8_t> kept(static_cast<std::size_t>(ranked.size()));
   if (kept.empty()) return kept;
+  const kernels::FloatMode float_mode;
   Selection<std::int64_t> selection({Keys<std::int64_t>(ranked, Order::value, nonfinite)});
   const std::int64_t zeros = zero_count(ranked.size(), sparsity);
   if (selection.rank(std::max<std::int64_t>(zeros - 1, 0))) refuse_nan(named, where, argument);
@@ -228,6 +232,7 @@ std::vector<double> pool_blocks(const AnyView& ranked, const Tiling& tiling, Poo
       static_cast<std::size_t>(tiling.batch * tiling.bands * tiling.across), none);
   tiling.for_each_band([&](std::int64_t band, std::int64_t first, std::int64_t last) {
     double* sums = pooled.data() + band * tiling.across;
+    const kernels::FloatMode float_mode;
     std::array<double, kChunk> values;
     for (std::int64_t row = first; row < last; ++row) {
       for (std::int64_t at = 0; at < tiling.cols; at += kChunk) {
@@ -320,6 +325,7 @@ class Groups {
     const std::int64_t origin = (outer * split_.extent + run * m_) * split_.inner + slice;
     std::vector<std::int64_t> words(static_cast<std::size_t>(m_ * count));
     std::vector<std::uint8_t> kept(words.size());
+    const kernels::FloatMode float_mode;
     std::array<std::int64_t, kChunk> scratch;
     bool nan = false;
     const std::int64_t limit = keys.limit();
@@ -429,6 +435,7 @@ void structured_mask(const AnyView& weights, double sparsity, const MutableAnyVi
     kept = keep_units(scores, sparsity, options.nonfinite, scores, where, "scores");
   } else {
     const Power power(options.ord, safe_scale(weights, options.ord));
+    const kernels::FloatMode float_mode;
     const std::vector<double> norms = reduce_slices(weights, split, power);
     kept = keep_units(norms, sparsity, options.nonfinite, weights, where, "weights");
   }

@@ -11,6 +11,7 @@
 #include <moptcore/core/parallel.hpp>
 #include <moptcore/core/random.hpp>
 
+#include "kernels/float_mode.hpp"
 #include "kernels/select.hpp"
 #include "kernels/strided.hpp"
 #include "prune/mask_store.hpp"
@@ -124,6 +125,7 @@ void Selection<Key>::bracket(std::int64_t position) {
   low_ = std::numeric_limits<Key>::min();
   high_ = std::numeric_limits<Key>::max();
   if (size_ <= kSampleFrom) return;
+  const kernels::FloatMode float_mode;
   const double root = std::cbrt(static_cast<double>(size_));
   const auto wanted = std::clamp(static_cast<std::int64_t>(root * root), std::int64_t{2048},
                                  std::int64_t{65536});
@@ -168,6 +170,7 @@ void Selection<Key>::read_block(Block& block) const {
   const Keys<Key>& tensor = tensors_[block.tensor];
   const Key mask = tensor.mask();
   const Key limit = tensor.limit();
+  const kernels::FloatMode float_mode;
   std::array<Key, kChunk> scratch;
   std::array<Key, kChunk + kernels::kBracketSlack> inside;
   std::array<Key, kChunk + kernels::kBracketSlack> positions;
@@ -307,6 +310,7 @@ void Selection<Key>::resolve(Block& block) const {
   }
   const Keys<Key>& tensor = tensors_[block.tensor];
   const Key mask = tensor.mask();
+  const kernels::FloatMode float_mode;
   std::array<Key, kChunk> scratch;
   for (std::int64_t at = 0; at < block.size; at += kChunk) {
     const std::int64_t n = std::min(kChunk, block.size - at);
