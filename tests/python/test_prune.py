@@ -266,7 +266,7 @@ def test_nan_is_an_error_or_ranks_as_asked(dtype, with_scores):
 
 @pytest.mark.parametrize(
     "dtype",
-    "float64 float32 float16 int64 int32 int16 int8 uint64 uint32 uint16 uint8 bool".split(),
+    [*FLOATS[:3], *(f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)), "bool"],
 )
 def test_scores_of_any_dtype_rank_with_their_sign(dtype):
     rng = np.random.default_rng(5)
