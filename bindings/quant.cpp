@@ -38,11 +38,41 @@ std::span<const T> vector_of(const Array& array, const char* where, const char* 
   return {static_cast<const T*>(view.data()), static_cast<std::size_t>(view.size())};
 }
 
-std::span<std::uint8_t> writable_bits(const Array& bits, const char* where) {
-  const MutableAnyView view = bits.writable(where, "bits");
+// The caller's buffer for the bits of x; empty where there is none.
+std::span<std::uint8_t> bits_of(const std::optional<Array>& bits, const Array& x,
+                                const char* where) {
+  if (!bits) return {};
+  const MutableAnyView view = bits->writable(where, "bits");
   check<DTypeError>(view.dtype() == DType::uint8, where, "bits must be uint8", name(view.dtype()));
-  check(view.is_contiguous(), where, "bits must be contiguous, strides", view.strides());
+  check(view.is_contiguous() && view.size() == quant::bit_bytes(x.view().size()), where,
+        "bits must be contiguous with ceil(n / 8) elements, shape", view.shape());
   return {static_cast<std::uint8_t*>(view.data()), static_cast<std::size_t>(view.size())};
+}
+
+// Numbers of any kind as float32.
+std::vector<float> floats_of(py::handle source) {
+  const auto array = py::array_t<float, py::array::c_style | py::array::forcecast>::ensure(source);
+  if (!array) throw py::error_already_set();
+  return {array.data(), array.data() + array.size()};
+}
+
+// Whole numbers of any kind as int32.
+std::vector<std::int32_t> integers_of(py::handle source, const char* where, const char* argument) {
+  const auto array = py::array::ensure(source);
+  if (!array) throw py::error_already_set();
+  const char kind = array.dtype().kind();
+  check<DTypeError>(kind == 'i' || kind == 'u', where,
+                    std::string(argument) + " must be of an integer dtype",
+                    py::str(array.dtype()).cast<std::string>());
+  const auto wide = py::array_t<std::int64_t, py::array::c_style | py::array::forcecast>(array);
+  std::vector<std::int32_t> values;
+  for (py::ssize_t i = 0; i < wide.size(); ++i) {
+    const std::int64_t value = wide.data()[i];
+    check(value >= -65536 && value <= 65536, where,
+          std::string(argument) + " must be in [qmin, qmax]", value);
+    values.push_back(static_cast<std::int32_t>(value));
+  }
+  return values;
 }
 
 py::object fake_quantize(const Array& x, const GridView& grids, py::handle out,
@@ -51,11 +81,7 @@ py::object fake_quantize(const Array& x, const GridView& grids, py::handle out,
   constexpr auto where = "quant.fake_quantize";
   Output result(x, x.dtype(), x.shape(), out, where);
   result.check_overlap(x, where);
-  std::span<std::uint8_t> mask;
-  if (bits) mask = writable_bits(*bits, where);
-  // Without an element there is nothing to tell an empty mask from none.
-  check(!bits || static_cast<std::int64_t>(mask.size()) == quant::bit_bytes(x.view().size()),
-        where, "bits must have ceil(n / 8) bytes, one bit an element", mask.size());
+  const std::span<std::uint8_t> mask = bits_of(bits, x, where);
   {
     const py::gil_scoped_release release;
     quant::fake_quantize(x.view(), grids, result.view(), mask, nonfinite, compat);
@@ -85,30 +111,88 @@ py::object fake_quantize_backward(const Array& grad, const Array& bits, const py
   return result.take();
 }
 
-// Numbers of any kind as float32.
-std::vector<float> floats_of(py::handle source) {
-  const auto array = py::array_t<float, py::array::c_style | py::array::forcecast>::ensure(source);
-  if (!array) throw py::error_already_set();
-  return {array.data(), array.data() + array.size()};
+bool is_nibbles(DType dtype) { return dtype == DType::int4 || dtype == DType::uint4; }
+
+// A byte vector as the 4-bit tensor of the given shape that it packs.
+void check_packed(const AnyView& bytes, const Shape& shape, const char* where,
+                  const char* argument) {
+  const std::int64_t needed = byte_count(DType::int4, element_count(shape));
+  check<DTypeError>(bytes.dtype() == DType::uint8, where,
+                    std::string(argument) + " must be uint8 where 4-bit integers are packed",
+                    name(bytes.dtype()));
+  check(bytes.rank() == 1 && bytes.size() == needed && bytes.is_contiguous(), where,
+        std::string(argument) + " must be a contiguous vector of " + std::to_string(needed) +
+            " bytes, two integers in each, shape",
+        bytes.shape());
 }
 
-// Whole numbers of any kind as int32.
-std::vector<std::int32_t> integers_of(py::handle source, const char* where, const char* argument) {
-  const auto array = py::array::ensure(source);
-  if (!array) throw py::error_already_set();
-  const char kind = array.dtype().kind();
-  check<DTypeError>(kind == 'i' || kind == 'u', where,
-                    std::string(argument) + " must be of an integer dtype",
-                    py::str(array.dtype()).cast<std::string>());
-  const auto wide = py::array_t<std::int64_t, py::array::c_style | py::array::forcecast>(array);
-  std::vector<std::int32_t> values;
-  for (py::ssize_t i = 0; i < wide.size(); ++i) {
-    const std::int64_t value = wide.data()[i];
-    check(value >= -65536 && value <= 65536, where,
-          std::string(argument) + " must be in [qmin, qmax]", value);
-    values.push_back(static_cast<std::int32_t>(value));
+py::object quantize(const Array& x, const QParams& qp, const py::object& out,
+                    const std::string& nonfinite, const Text& compat, bool packed) {
+  constexpr auto where = "quant.quantize";
+  const auto policy = quant::non_finite_from(nonfinite, where);
+  const auto rules = compat_of(compat, where);
+  const auto call = [&](Output& result, const MutableAnyView& view) {
+    result.check_overlap(x, where);
+    {
+      const py::gil_scoped_release release;
+      quant::quantize(x.view(), qp, view, policy, rules);
+    }
+    return result.take();
+  };
+  if (!is_nibbles(qp.dtype())) {
+    Output result(x, qp.dtype(), x.shape(), out, where);
+    return call(result, result.view());
   }
-  return values;
+  if (!packed) {
+    Output result(x, qp.dtype() == DType::int4 ? DType::int8 : DType::uint8, x.shape(), out, where);
+    return call(result, result.view());
+  }
+  Output result(x, DType::uint8, Shape{byte_count(DType::int4, x.view().size())}, out, where);
+  check_packed(result.view(), x.shape(), where, "out");
+  return call(result, MutableAnyView(result.view().data(), qp.dtype(), x.shape()));
+}
+
+py::object dequantize(const Array& q, const QParams& qp, const py::object& out,
+                      const std::optional<std::vector<std::int64_t>>& shape, bool packed) {
+  constexpr auto where = "quant.dequantize";
+  std::optional<Array> target;
+  if (!out.is_none()) target.emplace(out);
+  const DType dtype = target ? target->dtype() : DType::float32;
+  AnyView integers = q.view();
+  const bool bytes = is_nibbles(qp.dtype()) && packed && !is_nibbles(integers.dtype());
+  check(!shape || bytes, where, "shape must be None but for packed 4-bit integers");
+  if (bytes) {
+    check(shape || target, where, "shape or out must be given for packed 4-bit integers");
+    const Shape full = shape ? Shape(std::span<const std::int64_t>(*shape)) : target->shape();
+    check_packed(integers, full, where, "q");
+    integers = AnyView(integers.data(), qp.dtype(), full);
+  }
+  Output result(q, dtype, integers.shape(), out, where);
+  result.check_overlap(q, where);
+  {
+    const py::gil_scoped_release release;
+    quant::dequantize(integers, qp, result.view());
+  }
+  return result.take();
+}
+
+py::object fake_quantize_range(const Array& x, const py::object& min, const py::object& max,
+                               int num_bits, bool narrow_range, const Axis& axis,
+                               const py::object& out, const std::optional<Array>& bits,
+                               const Text& compat) {
+  constexpr auto where = "quant.fake_quantize_range";
+  check(compat == "tf", where, "compat must be \"tf\"", compat.value_or("None"));
+  const std::vector<float> low = floats_of(min);
+  const std::vector<float> high = floats_of(max);
+  Output result(x, x.dtype(), x.shape(), out, where);
+  result.check_overlap(x, where);
+  const std::span<std::uint8_t> mask = bits_of(bits, x, where);
+  {
+    const py::gil_scoped_release release;
+    quant::fake_quantize_range(x.view(), low, high, result.view(), {num_bits, narrow_range, axis},
+                               mask);
+  }
+  return result.take();
 }
 
 QParams make_qparams(const py::object& scale, const py::object& zero_point,
@@ -302,6 +386,23 @@ void bind_quant(py::module_ m) {
         "is 1 where the i-th element (row-major) rounds to an integer in [qmin, qmax] unsaturated.\n"
         "nonfinite: NaN stays NaN (\"propagate\"), becomes 0 (\"zero_point\") or raises (\"error\");\n"
         "infinities saturate. compat: \"torch\" or \"tflite\" round as those do.");
+  m.def("quantize", &quantize, "x"_a, "qp"_a, "out"_a = py::none(), "nonfinite"_a = "error",
+        "compat"_a = py::none(), "packed"_a = true,
+        "Integers of qp.dtype: clamp(rint(x / scale) + zero_point, qmin, qmax), ties to even, as\n"
+        "ONNX QuantizeLinear. Infinities saturate; NaN raises NonFiniteError or, with\n"
+        "nonfinite=\"zero_point\", becomes zero_point. compat: \"torch\" multiplies by 1 / scale,\n"
+        "\"tflite\" rounds ties away from zero.\n"
+        "int4, uint4: a uint8 vector, element 2i in the low nibble of byte i, 2i + 1 in the high\n"
+        "one, row-major; packed=False: one int8 or uint8 an element.");
+  m.def("dequantize", &dequantize, "q"_a, "qp"_a, "out"_a = py::none(), "shape"_a = py::none(),
+        "packed"_a = true,
+        "(q - zero_point) * scale as float32, or in the floating dtype of `out`. Packed int4 and\n"
+        "uint4 need `shape` or `out`.");
+  m.def("fake_quantize_range", &fake_quantize_range, "x"_a, "min"_a, "max"_a, "num_bits"_a = 8,
+        "narrow_range"_a = false, "axis"_a = py::none(), "out"_a = py::none(),
+        "bits"_a = py::none(), "compat"_a = "tf",
+        "tf.quantization.fake_quant_with_min_max_vars, or with an axis its _per_channel form on\n"
+        "any axis, bit for bit. bits: min <= x <= max of the nudged range.");
   m.def("fake_quantize_affine", &fake_quantize_affine, "x"_a, "scale"_a, "zero_point"_a, "qmin"_a,
         "qmax"_a, "axis"_a = py::none(), "out"_a = py::none(), "bits"_a = py::none(),
         "compat"_a = py::none(),

@@ -7,18 +7,24 @@ from moptcore._core.quant import (
     MinMaxObserver,
     MovingAverageObserver,
     QParams,
+    dequantize,
     fake_quantize,
     fake_quantize_affine,
     fake_quantize_backward,
+    fake_quantize_range,
     qparams_from_range,
+    quantize,
 )
 
 __all__ = [
     "MinMaxObserver",
     "MovingAverageObserver",
     "QParams",
+    "dequantize",
     "fake_quantize",
     "fake_quantize_affine",
     "fake_quantize_backward",
+    "fake_quantize_range",
     "qparams_from_range",
+    "quantize",
 ]

@@ -25,71 +25,23 @@ HWY_INLINE hn::Vec<D> Value(D d, hn::Vec<D> position, hn::Vec<D> scale, bool flo
   return product;
 }
 
-template <Rounding kRounding, class D, class Grids>
-HWY_INLINE void FakeQuantPlain(D d, const hn::TFromD<D>* src, std::int64_t n, const Grids& grids,
-                               const GridRule& rule, hn::TFromD<D>* dst) {
-  const auto lanes = static_cast<std::int64_t>(hn::Lanes(d));
-  std::int64_t i = 0;
-  for (; i + lanes <= n; i += lanes) {
-    const auto grid = grids.Load(d, i);
-    const auto r = Position<kRounding>(d, hn::LoadU(d, src + i), grid, rule.nan);
-    hn::StoreU(Value(d, r, grid.scale, rule.float_product), d, dst + i);
-  }
-  if (i < n) {
-    const auto grid = grids.LoadN(d, i, n - i);
-    const auto r = Position<kRounding>(d, LoadPart(d, src + i, n - i), grid, rule.nan);
-    StorePart(d, Value(d, r, grid.scale, rule.float_product), dst + i, n - i);
-  }
-}
-
-template <Rounding kRounding, class D, class Grids>
-HWY_INLINE void FakeQuantBits(D d, const hn::TFromD<D>* src, std::int64_t n, const Grids& grids,
-                              const GridRule& rule, hn::TFromD<D>* dst, std::uint8_t* bits) {
-  constexpr std::int64_t kLanes = hn::MaxLanes(D());
-  constexpr std::int64_t kUnit = kLanes < 8 ? 8 : kLanes;
-  hn::Mask<D> inside;
-  std::int64_t i = 0;
-  for (; i + kUnit <= n; i += kUnit) {
-    std::uint8_t part[8];
-    unsigned byte = 0;
-    for (std::int64_t k = 0; k < kUnit; k += kLanes) {
-      const auto grid = grids.Load(d, i + k);
-      const auto r = Position<kRounding>(d, hn::LoadU(d, src + i + k), grid, rule.nan, inside);
-      hn::StoreU(Value(d, r, grid.scale, rule.float_product), d, dst + i + k);
-      if constexpr (kLanes >= 8) {
-        hn::StoreMaskBits(d, inside, bits + i / 8);
-      } else {
-        hn::StoreMaskBits(d, inside, part);
-        byte |= static_cast<unsigned>(part[0]) << k;
-      }
-    }
-    if constexpr (kLanes < 8) bits[i / 8] = static_cast<std::uint8_t>(byte);
-  }
-  for (; i < n; i += kLanes) {
-    const std::int64_t count = n - i < kLanes ? n - i : kLanes;
-    std::uint8_t part[8] = {};
-    const auto grid = grids.LoadN(d, i, count);
-    const auto r = Position<kRounding>(d, LoadPart(d, src + i, count), grid, rule.nan, inside);
-    StorePart(d, Value(d, r, grid.scale, rule.float_product), dst + i, count);
-    hn::StoreMaskBits(d, inside, part);
-    for (std::int64_t k = 0; k < count; ++k) {
-      const std::int64_t at = i + k;
-      const unsigned bit = (part[k / 8] >> (k % 8)) & 1u;
-      const unsigned before = at % 8 == 0 ? 0u : bits[at / 8];
-      bits[at / 8] = static_cast<std::uint8_t>(before | (bit << (at % 8)));
-    }
-  }
-}
-
 template <class T, class Grids>
 HWY_INLINE void FakeQuant(const T* src, std::int64_t n, const Grids& grids, const GridRule& rule,
                           T* dst, std::uint8_t* bits) {
   const hn::ScalableTag<T> d;
   WithRounding(rule.rounding, [&]<Rounding kRounding>() HWY_ATTR {
+    using V = hn::Vec<std::remove_const_t<decltype(d)>>;
+    using M = hn::Mask<std::remove_const_t<decltype(d)>>;
     if (bits == nullptr) {
-      FakeQuantPlain<kRounding>(d, src, n, grids, rule, dst);
+      ForEachLane<false>(d, src, n, grids, dst, bits, [&](V x, const Lane<V>& grid, M&) HWY_ATTR {
+        return Value(d, Position<kRounding>(d, x, grid, rule.nan), grid.scale, rule.float_product);
+      });
     } else {
-      FakeQuantBits<kRounding>(d, src, n, grids, rule, dst, bits);
+      ForEachLane<true>(
+          d, src, n, grids, dst, bits, [&](V x, const Lane<V>& grid, M& inside) HWY_ATTR {
+            const V r = Position<kRounding>(d, x, grid, rule.nan, inside);
+            return Value(d, r, grid.scale, rule.float_product);
+          });
     }
   });
 }

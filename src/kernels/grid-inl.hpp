@@ -148,6 +148,45 @@ HWY_INLINE V Position(D d, V x, const Lane<V>& grid, NanPosition nan, hn::Mask<D
   return hn::IfThenElse(number, saturated, NanAt(d, nan, grid.low));
 }
 
+// dst[i] = f(x, grid, inside) for all elements; where bits are wanted, `inside` becomes bit i.
+// f may ignore `inside` where kBits is false.
+template <bool kBits, class D, class Grids, class F>
+HWY_INLINE void ForEachLane(D d, const hn::TFromD<D>* src, std::int64_t n, const Grids& grids,
+                            hn::TFromD<D>* dst, std::uint8_t* bits, F&& f) {
+  constexpr std::int64_t kLanes = hn::MaxLanes(D());
+  constexpr std::int64_t kUnit = kBits && kLanes < 8 ? 8 : kLanes;
+  hn::Mask<D> inside;
+  std::int64_t i = 0;
+  for (; i + kUnit <= n; i += kUnit) {
+    [[maybe_unused]] std::uint8_t part[8];
+    [[maybe_unused]] unsigned byte = 0;
+    for (std::int64_t k = 0; k < kUnit; k += kLanes) {
+      hn::StoreU(f(hn::LoadU(d, src + i + k), grids.Load(d, i + k), inside), d, dst + i + k);
+      if constexpr (kBits && kLanes >= 8) {
+        hn::StoreMaskBits(d, inside, bits + i / 8);
+      } else if constexpr (kBits) {
+        hn::StoreMaskBits(d, inside, part);
+        byte |= static_cast<unsigned>(part[0]) << k;
+      }
+    }
+    if constexpr (kBits && kLanes < 8) bits[i / 8] = static_cast<std::uint8_t>(byte);
+  }
+  for (; i < n; i += kLanes) {
+    const std::int64_t count = n - i < kLanes ? n - i : kLanes;
+    StorePart(d, f(LoadPart(d, src + i, count), grids.LoadN(d, i, count), inside), dst + i, count);
+    if constexpr (kBits) {
+      std::uint8_t part[8] = {};
+      hn::StoreMaskBits(d, inside, part);
+      for (std::int64_t k = 0; k < count; ++k) {
+        const std::int64_t at = i + k;
+        const unsigned bit = (part[k / 8] >> (k % 8)) & 1u;
+        const unsigned before = at % 8 == 0 ? 0u : bits[at / 8];
+        bits[at / 8] = static_cast<std::uint8_t>(before | (bit << (at % 8)));
+      }
+    }
+  }
+}
+
 // Calls f<rounding>() with the rounding as a compile-time constant.
 template <class F>
 HWY_INLINE void WithRounding(Rounding rounding, F&& f) {

@@ -8,7 +8,9 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "kernels/grid.hpp"
@@ -81,35 +83,42 @@ template <class T>
           static_cast<T>(grids.qmax - zero), static_cast<T>(zero)};
 }
 
-/// The grids of a tensor as the kernels take them. Does all checks of grids against the shape.
+/// The grids of a tensor as the kernels take them.
 template <class T>
 class GridSteps {
  public:
-  GridSteps(const GridView& grids, const Shape& shape, kernels::Rounding rounding,
-            std::string_view where) {
-    check_grids(grids, where);
-    if (!grids.axis) {
-      one_ = grid_step<T>(grids, 0, rounding);
-      return;
-    }
-    const int axis = normalize_axis(*grids.axis, shape.rank(), where);
-    if (static_cast<std::int64_t>(grids.scale.size()) != shape[axis]) [[unlikely]] {
+  using Step = kernels::GridStep<T>;
+
+  /// One grid for all elements.
+  explicit GridSteps(const Step& one) : one_(one) {}
+
+  /// One grid for each index of `axis`, whose extent must be their number.
+  GridSteps(std::vector<Step> steps, std::int64_t axis, const Shape& shape,
+            std::string_view where, std::string_view argument)
+      : per_axis_(true) {
+    const int at = normalize_axis(axis, shape.rank(), where);
+    if (static_cast<std::int64_t>(steps.size()) != shape[at]) [[unlikely]] {
       throw Error(error_text(where,
-                             "scale must have " + std::to_string(shape[axis]) +
+                             std::string(argument) + " must have " + std::to_string(shape[at]) +
                                  " elements, the extent of axis " + std::to_string(axis),
-                             grids.scale.size()));
+                             steps.size()));
     }
-    per_axis_ = true;
-    layout_ = ChannelLayout(shape, axis);
-    if (element_count(shape) == 0) return;
-    if (layout_.has_rows()) {
-      rows_.reserve(grids.scale.size());
-      for (std::size_t c = 0; c < grids.scale.size(); ++c) {
-        rows_.push_back(grid_step<T>(grids, c, rounding));
-      }
-    } else {
-      fill_table(grids, rounding);
+    layout_ = ChannelLayout(shape, at);
+    rows_ = std::move(steps);
+    if (element_count(shape) != 0 && !layout_.has_rows()) fill_table();
+  }
+
+  /// Checks the grids and takes them over.
+  static GridSteps from(const GridView& grids, const Shape& shape, kernels::Rounding rounding,
+                        std::string_view where) {
+    check_grids(grids, where);
+    if (!grids.axis) return GridSteps(grid_step<T>(grids, 0, rounding));
+    std::vector<Step> steps;
+    steps.reserve(grids.scale.size());
+    for (std::size_t c = 0; c < grids.scale.size(); ++c) {
+      steps.push_back(grid_step<T>(grids, c, rounding));
     }
+    return GridSteps(std::move(steps), *grids.axis, shape, where, "scale");
   }
 
   /// Calls one(position, count, GridStep) or many(position, count, GridTable) for consecutive
@@ -141,13 +150,12 @@ class GridSteps {
   }
 
  private:
-  void fill_table(const GridView& grids, kernels::Rounding rounding) {
+  void fill_table() {
     const auto size = static_cast<std::size_t>(layout_.table_size());
     table_.resize(5 * size);
     std::size_t at = 0;
     while (at < size) {
-      for (std::size_t c = 0; c < grids.scale.size(); ++c) {
-        const auto step = grid_step<T>(grids, c, rounding);
+      for (const Step& step : rows_) {
         for (std::int64_t i = 0; i < layout_.inner; ++i, ++at) {
           table_[at] = step.factor;
           table_[at + size] = step.scale;
@@ -159,9 +167,9 @@ class GridSteps {
     }
   }
 
-  kernels::GridStep<T> one_;
+  Step one_;
   ChannelLayout layout_;
-  std::vector<kernels::GridStep<T>> rows_;
+  std::vector<Step> rows_;
   std::vector<T> table_;
   bool per_axis_ = false;
 };

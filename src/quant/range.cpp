@@ -152,8 +152,8 @@ QParams qparams_from_range(std::span<const float> min, std::span<const float> ma
           "min and max must be finite with min <= max",
           std::to_string(min[c]) + " and " + std::to_string(max[c]));
     const Grid grid = grid_from_range(min[c], max[c], dtype, symmetric, compat);
-    // torch's float arithmetic overflows for ranges wider than the largest float.
-    check(std::isfinite(grid.scale), where, "max - min must be finite with compat=\"torch\"",
+    // The float arithmetic of the compat modes overflows for ranges wider than the largest float.
+    check(std::isfinite(grid.scale), where, "max - min must be finite in float32",
           std::to_string(min[c]) + " and " + std::to_string(max[c]));
     scale[c] = grid.scale;
     zero_point[c] = grid.zero_point;

@@ -4,5 +4,6 @@
 #include <moptcore/core/qparams.hpp>
 #include <moptcore/quant/compat.hpp>
 #include <moptcore/quant/fake_quant.hpp>
+#include <moptcore/quant/fake_quant_range.hpp>
 #include <moptcore/quant/quantize.hpp>
 #include <moptcore/quant/range.hpp>

@@ -32,13 +32,23 @@ inline constexpr float kTorchMinScale = std::numeric_limits<float>::epsilon();
   return {symmetric && compat != Compat::torch ? least + 1 : least, greatest};
 }
 
+namespace detail {
+
+template <class T>
+[[nodiscard]] std::int32_t zero_point_at(T whole, std::int32_t qmin, std::int32_t qmax) noexcept {
+  return static_cast<std::int32_t>(
+      std::clamp(whole, static_cast<T>(qmin), static_cast<T>(qmax)));
+}
+
+}  // namespace detail
+
 /// The grid for values in [min, max], which is first extended to hold 0.
 ///   symmetric: scale = max(-min, max) / ((qmax - qmin) / 2), zero_point = the middle
 ///   affine:    scale = (max - min) / (qmax - qmin), zero_point = rint(qmin - min / scale)
 /// computed in double, the scale rounded to float before the zero point is chosen. Scales are at
 /// least kMinScale; a range of nothing but 0 gives scale 1.
 /// Compat::torch: torch.ao's observers (symmetric int8 divides by 127.5, float arithmetic, scale
-/// at least 2^-23). Compat::tflite: zero_point = round half away, from the unrounded scale.
+/// at least 2^-23). Compat::tflite: affine in float arithmetic, zero_point rounds halves away.
 /// min and max must be finite with min <= max; see qparams_from_range for the checks.
 [[nodiscard]] inline Grid grid_from_range(float min, float max, DType dtype, bool symmetric,
                                           Compat compat = Compat::none) noexcept {
@@ -46,39 +56,31 @@ inline constexpr float kTorchMinScale = std::numeric_limits<float>::epsilon();
   const std::int32_t middle = integer_range(dtype).first < 0 ? 0 : (qmax + 1) / 2;
   const float low = std::min(min, 0.0f);
   const float high = std::max(max, 0.0f);
+  const auto levels = static_cast<float>(qmax - qmin);
   if (compat == Compat::torch) {
-    // torch halves and divides in float: (qmax - qmin) / 2 is exact.
-    const auto levels = static_cast<float>(qmax - qmin);
     if (symmetric) {
       const float scale = std::max(std::max(-low, high) / (levels / 2.0f), kTorchMinScale);
       return {scale, middle, qmin, qmax};
     }
     const float scale = std::max((high - low) / levels, kTorchMinScale);
-    const float zero = static_cast<float>(qmin) - std::nearbyint(low / scale);
-    return {scale,
-            static_cast<std::int32_t>(
-                std::clamp(zero, static_cast<float>(qmin), static_cast<float>(qmax))),
-            qmin, qmax};
+    return {scale, detail::zero_point_at(qmin - std::nearbyint(low / scale), qmin, qmax), qmin, qmax};
   }
   if (low == high) {
     const std::int32_t zero = symmetric ? middle : std::clamp(0, qmin, qmax);
     return {1.0f, zero, qmin, qmax};
   }
-  const double levels = static_cast<double>(qmax - qmin);
   if (symmetric) {
     const double bound = std::max(-static_cast<double>(low), static_cast<double>(high));
     return {std::max(static_cast<float>(bound / (levels / 2.0)), kMinScale), middle, qmin, qmax};
   }
+  if (compat == Compat::tflite) {
+    const float scale = std::max((high - low) / levels, kMinScale);
+    return {scale, detail::zero_point_at(std::round(qmin - low / scale), qmin, qmax), qmin, qmax};
+  }
   const double width = static_cast<double>(high) - static_cast<double>(low);
   const float scale = std::max(static_cast<float>(width / levels), kMinScale);
-  const double divisor = compat == Compat::tflite ? std::max<double>(width / levels, kMinScale)
-                                                  : static_cast<double>(scale);
-  const double zero = static_cast<double>(qmin) - static_cast<double>(low) / divisor;
-  const double rounded = compat == Compat::tflite ? std::round(zero) : std::nearbyint(zero);
-  return {scale,
-          static_cast<std::int32_t>(
-              std::clamp(rounded, static_cast<double>(qmin), static_cast<double>(qmax))),
-          qmin, qmax};
+  const double zero = qmin - static_cast<double>(low) / static_cast<double>(scale);
+  return {scale, detail::zero_point_at(std::nearbyint(zero), qmin, qmax), qmin, qmax};
 }
 
 /// QParams for one range, or for one range per index of `axis`. Throws Error where a range is not
