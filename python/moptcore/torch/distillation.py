@@ -74,10 +74,7 @@ class DistillationLoss(torch.nn.Module):
         if teacher_logits.dtype != student_logits.dtype:
             wide = torch.promote_types(student_logits.dtype, teacher_logits.dtype)
             student_logits, teacher_logits = student_logits.to(wide), teacher_logits.to(wide)
-        loss, _ = operators.soft_target_loss(
-            student_logits,
-            teacher_logits.detach(),
-            labels,
+        options = (
             self.temperature,
             self.alpha,
             self.axis,
@@ -85,7 +82,7 @@ class DistillationLoss(torch.nn.Module):
             self.ignore_index,
             self.reduction,
         )
-        return loss
+        return operators.distillation_loss(student_logits, teacher_logits, labels, options)
 
     def extra_repr(self) -> str:
         return (

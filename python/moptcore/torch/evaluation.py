@@ -50,7 +50,7 @@ def evaluate(
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
-        with torch.inference_mode():
+        with torch.no_grad():
             accuracy, loss, sample = _score(model, _batches(data, batch_size), device, axis)
             times = None
             if latency:
@@ -113,7 +113,7 @@ def _batches(data: Data, batch_size: int) -> Iterator[tuple[torch.Tensor, torch.
 
 def _timed(model: torch.nn.Module, sample: torch.Tensor) -> Any:
     def call() -> None:
-        with torch.inference_mode():
+        with torch.no_grad():
             model(sample)
             if sample.is_cuda:
                 # Kernels run behind the call's back: wait for them.

@@ -12,7 +12,7 @@ import torch
 from moptcore import Error, _core
 from moptcore.torch import composite
 
-__all__ = ["Rule", "check_structure", "global_bits", "rule_for", "unpack", "zero_pruned"]
+__all__ = ["Rule", "check_structure", "global_bits", "on_core", "rule_for", "unpack", "zero_pruned"]
 
 _FLOATING = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 _CONVOLUTIONS = (torch.nn.Conv1d, torch.nn.Conv2d, torch.nn.Conv3d)
@@ -38,20 +38,34 @@ class Rule:
 
     def bits(self, weight: torch.Tensor, sparsity: float) -> torch.Tensor:
         """uint8 [ceil(n / 8)], a set bit where a weight is kept."""
-        source: Any = _core.prune if weight.is_cpu else composite
+        if not on_core(weight):
+            return composite.pack_bits(self._composite(weight, sparsity))
+        first, second = self.sizes
+        core = _core.prune
         if self.kind == "weight":
-            if weight.is_cpu:
-                packed: torch.Tensor = source.magnitude_mask(weight, sparsity, packed=True)
-                return packed
-            mask = source.magnitude_mask(weight, sparsity)
+            bits = core.magnitude_mask(weight, sparsity, packed=True)
         elif self.kind == "channel":
-            mask = source.structured_mask(weight, sparsity, self.axis, 2, True)
+            bits = core.structured_mask(weight, sparsity, self.axis, expand=True, packed=True)
         elif self.kind == "n:m":
-            mask = source.nm_mask(weight, *self.sizes, self.axis)
+            bits = core.nm_mask(weight, first, second, self.axis, packed=True)
         else:
-            matrix = weight.reshape(weight.shape[0], -1)
-            mask = source.block_mask(matrix, sparsity, self.sizes)
-        return composite.pack_bits(mask)
+            bits = core.block_mask(weight.flatten(1), sparsity, self.sizes, packed=True)
+        packed: torch.Tensor = bits
+        return packed
+
+    def _composite(self, weight: torch.Tensor, sparsity: float) -> torch.Tensor:
+        if self.kind == "weight":
+            return composite.magnitude_mask(weight, sparsity)
+        if self.kind == "channel":
+            return composite.structured_mask(weight, sparsity, self.axis)
+        if self.kind == "n:m":
+            return composite.nm_mask(weight, *self.sizes, self.axis)
+        return composite.block_mask(weight.flatten(1), sparsity, self.sizes)
+
+
+def on_core(tensor: torch.Tensor) -> bool:
+    """Whether the compiled core computes this tensor, or torch operations do."""
+    return tensor.is_cpu
 
 
 def check_structure(structure: Any) -> None:
@@ -109,24 +123,28 @@ def rule_for(
 
 def global_bits(weights: Sequence[torch.Tensor], sparsity: float) -> list[torch.Tensor]:
     """Packed masks of one ranking over all weights."""
-    if all(weight.is_cpu for weight in weights):
-        masks = _core.prune.global_mask(list(weights), sparsity)
-    else:
-        # One ranking needs all scores in one place.
-        device = next(weight.device for weight in weights if not weight.is_cpu)
-        moved = composite.global_mask([weight.to(device) for weight in weights], sparsity)
-        masks = [mask.to(weight.device) for mask, weight in zip(moved, weights, strict=True)]
-    return [composite.pack_bits(mask) for mask in masks]
+    if all(on_core(weight) for weight in weights):
+        return list(_core.prune.global_mask(list(weights), sparsity, packed=True))
+    # One ranking needs all scores in one place.
+    device = next(weight.device for weight in weights if not on_core(weight))
+    masks = composite.global_mask([weight.to(device) for weight in weights], sparsity)
+    return [
+        composite.pack_bits(mask.to(weight.device))
+        for mask, weight in zip(masks, weights, strict=True)
+    ]
 
 
 def unpack(bits: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
     """The bool mask of packed bits."""
+    if on_core(bits):
+        mask: torch.Tensor = _core.prune.unpack_mask(bits, tuple(shape))
+        return mask
     return composite.unpack_bits(bits, shape)
 
 
 def zero_pruned(weight: torch.Tensor, bits: torch.Tensor) -> None:
     """Writes zeros into `weight` where the bits are off."""
-    if weight.is_cpu:
+    if on_core(weight):
         memory = weight.detach()
         _core.prune.apply_mask(memory, bits, out=memory)
         # The core writes past autograd, which must know of it.

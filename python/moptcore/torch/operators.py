@@ -14,7 +14,7 @@ import torch
 from moptcore import UnsupportedError, _core
 from moptcore.torch import composite
 
-__all__ = ["apply_mask", "magnitude_mask", "soft_target_loss"]
+__all__ = ["apply_mask", "distillation_loss", "magnitude_mask", "soft_target_loss"]
 
 _LIBRARY = torch.library.Library("moptcore", "FRAGMENT")
 _LIBRARY.define("magnitude_mask(Tensor weights, float sparsity) -> Tensor")
@@ -26,6 +26,9 @@ _LIBRARY.define(
 )
 
 _OPS = torch.ops.moptcore
+
+Options = tuple[float, float, int, float, int, str]
+"""temperature, alpha, axis, label_smoothing, ignore_index, reduction."""
 
 
 def magnitude_mask(weights: torch.Tensor, sparsity: float) -> torch.Tensor:
@@ -62,20 +65,34 @@ def soft_target_loss(
     The teacher is a constant. See moptcore.distill.soft_target_loss for the mathematics.
     """
     options = (temperature, alpha, axis, label_smoothing, ignore_index, reduction)
-    if _reaches_core(student, teacher, labels):
-        result = _SoftTargetLoss.apply(None, student, teacher, labels, *options)
-    else:
-        result = _OPS.soft_target_loss.default(student, teacher, labels, *options)
-    loss, grad = result
+    loss, grad = _OPS.soft_target_loss.default(student, teacher, labels, *options)
     return loss, grad
 
 
-def _reaches_core(student: torch.Tensor, *others: torch.Tensor | None) -> bool:
+def distillation_loss(
+    student: torch.Tensor, teacher: torch.Tensor, labels: torch.Tensor | None, options: Options
+) -> torch.Tensor:
+    """The loss of `soft_target_loss` alone, past the dispatcher where that is possible."""
+    teacher = teacher.detach()
+    if not _reaches_core(student, teacher, labels):
+        loss: torch.Tensor = _OPS.soft_target_loss.default(student, teacher, labels, *options)[0]
+    elif torch.is_grad_enabled() and student.requires_grad:
+        loss = _CoreLoss.apply(student, teacher, labels, options)  # type: ignore[no-untyped-call]
+    else:
+        loss, _ = _soft_target_cpu(student, teacher, labels, *options)
+    return loss
+
+
+def _reaches_core(
+    student: torch.Tensor, teacher: torch.Tensor, labels: torch.Tensor | None
+) -> bool:
     """Plain tensors on CPU, called eagerly: the dispatcher would only cost time."""
     if torch.compiler.is_compiling() or torch.is_autocast_enabled("cpu"):
         return False
-    plain = (torch.Tensor, torch.nn.Parameter)
-    return all(each is None or (type(each) in plain and each.is_cpu) for each in (student, *others))
+    return all(
+        each is None or (type(each) is torch.Tensor and each.is_cpu)
+        for each in (student, teacher, labels)
+    )
 
 
 def _soft_target_cpu(
@@ -84,13 +101,40 @@ def _soft_target_cpu(
     loss, grad = _core.distill.soft_target_loss(
         student.detach(), teacher.detach(), labels, *options
     )
-    return _as_tensor(loss, student), grad
+    if not isinstance(loss, torch.Tensor):
+        wide = torch.float64 if student.dtype == torch.float64 else torch.float32
+        loss = torch.scalar_tensor(loss, dtype=wide)
+    return loss, grad
 
 
-def _as_tensor(loss: Any, like: torch.Tensor) -> torch.Tensor:
-    if isinstance(loss, torch.Tensor):
+def _scaled(grad: torch.Tensor, grad_loss: torch.Tensor, axis: int, reduction: str) -> torch.Tensor:
+    if torch.is_grad_enabled():
+        # The gradient is a constant here: a second derivative through it would be wrong.
+        raise UnsupportedError(
+            "[torch.soft_target_loss] create_graph must be False, got True: second derivatives "
+            "are not supported"
+        )
+    # Rows of "none" lack the class axis.
+    scale = grad_loss.unsqueeze(axis) if reduction == "none" else grad_loss
+    return (grad * scale).to(grad.dtype)
+
+
+class _CoreLoss(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        student: torch.Tensor,
+        teacher: torch.Tensor,
+        labels: torch.Tensor | None,
+        options: Options,
+    ) -> torch.Tensor:
+        loss, ctx.grad = _soft_target_cpu(student, teacher, labels, *options)
+        ctx.options = options
         return loss
-    return torch.tensor(loss, dtype=torch.promote_types(like.dtype, torch.float32))
+
+    @staticmethod
+    def backward(ctx: Any, grad_loss: torch.Tensor) -> tuple[Any, ...]:
+        return _scaled(ctx.grad, grad_loss, ctx.options[2], ctx.options[5]), None, None, None
 
 
 class _SoftTargetLoss(torch.autograd.Function):
@@ -103,29 +147,18 @@ class _SoftTargetLoss(torch.autograd.Function):
         labels: torch.Tensor | None,
         *options: Any,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        if keys is None:
-            loss, grad = _soft_target_cpu(student, teacher, labels, *options)
-        else:
-            loss, grad = _below_autograd(
-                _OPS.soft_target_loss.default, keys, student, teacher, labels, *options
-            )
+        loss, grad = _below_autograd(
+            _OPS.soft_target_loss.default, keys, student, teacher, labels, *options
+        )
         ctx.mark_non_differentiable(grad)
         ctx.save_for_backward(grad)
-        # Rows of "none" lack the class axis, which the incoming gradient needs back.
-        ctx.axis = options[2] if options[5] == "none" else None
+        ctx.options = options
         return loss, grad
 
     @staticmethod
     def backward(ctx: Any, grad_loss: torch.Tensor, _: Any) -> tuple[Any, ...]:
-        if torch.is_grad_enabled():
-            # The gradient is a constant here: a second derivative through it would be wrong.
-            raise UnsupportedError(
-                "[torch.soft_target_loss] create_graph must be False, got True: second "
-                "derivatives are not supported"
-            )
         (grad,) = ctx.saved_tensors
-        scale = grad_loss if ctx.axis is None else grad_loss.unsqueeze(ctx.axis)
-        return (None, (grad * scale).to(grad.dtype), *[None] * 8)
+        return (None, _scaled(grad, grad_loss, ctx.options[2], ctx.options[5]), *[None] * 8)
 
 
 class _ApplyMask(torch.autograd.Function):
@@ -148,13 +181,13 @@ def _below_autograd(operator: Any, keys: Any, *arguments: Any) -> Any:
 
 def _soft_target_autograd(keys: Any, student: torch.Tensor, *others: Any) -> Any:
     if torch.is_grad_enabled() and student.requires_grad:
-        return _SoftTargetLoss.apply(keys, student, *others)
+        return _SoftTargetLoss.apply(keys, student, *others)  # type: ignore[no-untyped-call]
     return _below_autograd(_OPS.soft_target_loss.default, keys, student, *others)
 
 
 def _apply_mask_autograd(keys: Any, weights: torch.Tensor, mask: torch.Tensor) -> Any:
     if torch.is_grad_enabled() and weights.requires_grad:
-        return _ApplyMask.apply(keys, weights, mask)
+        return _ApplyMask.apply(keys, weights, mask)  # type: ignore[no-untyped-call]
     return _below_autograd(_OPS.apply_mask.default, keys, weights, mask)
 
 

@@ -143,6 +143,20 @@ class Pruner:
                 target.bits = target.bits.to(weight.device)
             masking.zero_pruned(weight, target.bits)
 
+    def follow(self, model: torch.nn.Module) -> None:
+        """Continues on another module with the same parameter names and shapes.
+
+        That is a copy, or the module that prepare_qat makes of this one: its weights stay as
+        sparse as they were. Raises Error naming a parameter that is missing; then nothing changes.
+        """
+        previous, self._model = self._model, _unwrapped(model)
+        try:
+            for target in self._targets:
+                self._weight(target)
+        except Error:
+            self._model = previous
+            raise
+
     @property
     def masks(self) -> dict[str, torch.Tensor]:
         """bool masks by parameter name, True = kept; empty before the first update. Copies."""
@@ -286,14 +300,14 @@ class Pruner:
 
     def _weight(self, target: _Target) -> torch.Tensor:
         *path, attribute = target.name.split(".")
-        module = self._model
+        module: torch.nn.Module | None = self._model
         for part in path:
-            module = module._modules[part]  # type: ignore[assignment]
-        weight = module._parameters[attribute]
+            module = None if module is None else module._modules.get(part)
+        weight = None if module is None else module._parameters.get(attribute)
         if weight is None or weight.shape != target.shape:
             raise Error(
-                f"[torch.Pruner] {target.name} must keep its shape {tuple(target.shape)}, "
-                f"got {None if weight is None else tuple(weight.shape)}: make a new Pruner"
+                f"[torch.Pruner] {target.name} must be a parameter of shape {tuple(target.shape)}, "
+                f"got {'none' if weight is None else tuple(weight.shape)}: make a new Pruner"
             )
         return weight
 
@@ -331,8 +345,9 @@ class Pruner:
         return replace(target.row, reason="; ".join(notes), after=after)
 
     def _fingerprint(self) -> str:
+        # Sorted: a module rewritten for quantization may list its parameters in another order.
         return fingerprint_of(
-            (target.name, target.shape, str(self._weight(target).dtype)) for target in self._targets
+            sorted((t.name, tuple(t.shape), str(self._weight(t).dtype)) for t in self._targets)
         )
 
     def _next_update(self) -> int | None:
