@@ -47,26 +47,37 @@ struct ExpConstants<double> {
       1.0 / 5040,       1.0 / 720,       1.0 / 120,      1.0 / 24,      1.0 / 6,      0.5};
 };
 
-/// exp(x) for x <= 0, within 1.5 ulp; 0 where it is below the smallest normal number.
-template <class D, class V = hwy::HWY_NAMESPACE::Vec<D>>
-HWY_INLINE V exp_of_negative(D d, V x) {
+/// exp(x) for x <= 0 in each of several vectors, within 1.5 ulp; 0 where it is below the smallest
+/// normal number. The vectors advance together, because one chain alone leaves the units waiting.
+template <std::size_t kCount, class D, class V = hwy::HWY_NAMESPACE::Vec<D>>
+HWY_INLINE void exp_of_negative(D d, const V* HWY_RESTRICT x, V* HWY_RESTRICT y) {
   namespace hn = hwy::HWY_NAMESPACE;
   using T = hn::TFromD<D>;
   using K = ExpConstants<T>;
   const hn::RebindToSigned<D> di;
-  x = hn::Max(x, hn::Set(d, K::kLowest));
-  const V shifted = hn::MulAdd(x, hn::Set(d, K::kLog2E), hn::Set(d, K::kShift));
-  const V n = hn::Sub(shifted, hn::Set(d, K::kShift));
-  V r = hn::NegMulAdd(n, hn::Set(d, K::kLn2High), x);
-  r = hn::NegMulAdd(n, hn::Set(d, K::kLn2Low), r);
-  V p = hn::Set(d, K::kPolynomial[0]);
-  for (std::size_t i = 1; i < sizeof(K::kPolynomial) / sizeof(T); ++i) {
-    p = hn::MulAdd(p, r, hn::Set(d, K::kPolynomial[i]));
+  V r[kCount];
+  V power[kCount];
+  for (std::size_t c = 0; c < kCount; ++c) r[c] = hn::Max(x[c], hn::Set(d, K::kLowest));
+  for (std::size_t c = 0; c < kCount; ++c) {
+    power[c] = hn::MulAdd(r[c], hn::Set(d, K::kLog2E), hn::Set(d, K::kShift));
   }
-  p = hn::MulAdd(p, r, hn::Set(d, T(1)));
-  p = hn::MulAdd(p, r, hn::Set(d, T(1)));
-  const V power = hn::BitCast(d, hn::ShiftLeft<K::kMantissa>(hn::BitCast(di, shifted)));
-  return hn::Mul(p, power);
+  for (std::size_t c = 0; c < kCount; ++c) {
+    const V n = hn::Sub(power[c], hn::Set(d, K::kShift));
+    r[c] = hn::NegMulAdd(n, hn::Set(d, K::kLn2High), r[c]);
+    r[c] = hn::NegMulAdd(n, hn::Set(d, K::kLn2Low), r[c]);
+    power[c] = hn::BitCast(d, hn::ShiftLeft<K::kMantissa>(hn::BitCast(di, power[c])));
+  }
+  for (std::size_t c = 0; c < kCount; ++c) {
+    y[c] = hn::MulAdd(hn::Set(d, K::kPolynomial[0]), r[c], hn::Set(d, K::kPolynomial[1]));
+  }
+  for (std::size_t i = 2; i < sizeof(K::kPolynomial) / sizeof(T); ++i) {
+    for (std::size_t c = 0; c < kCount; ++c) {
+      y[c] = hn::MulAdd(y[c], r[c], hn::Set(d, K::kPolynomial[i]));
+    }
+  }
+  for (std::size_t c = 0; c < kCount; ++c) y[c] = hn::MulAdd(y[c], r[c], hn::Set(d, T(1)));
+  for (std::size_t c = 0; c < kCount; ++c) y[c] = hn::MulAdd(y[c], r[c], hn::Set(d, T(1)));
+  for (std::size_t c = 0; c < kCount; ++c) y[c] = hn::Mul(y[c], power[c]);
 }
 
 /// log(x) of a normal number > 0, within 1 ulp or 2^-53: x = 2^k m with m in [2/3, 4/3), and

@@ -4,6 +4,7 @@
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "kernels/soft_targets.cpp"
 #include <hwy/foreach_target.h>
+#include <hwy/cache_control.h>
 #include <hwy/highway.h>
 
 #include "kernels/exp-inl.h"
@@ -87,6 +88,7 @@ class Row {
   using V = hn::Vec<D>;
   static constexpr auto kWidth = static_cast<std::int64_t>(hn::MaxLanes(D()));
   static constexpr int kVectors = static_cast<int>(kLanes / kWidth);
+  static constexpr int kGroup = kVectors < 2 ? kVectors : 2;  // vectors that advance together
   static constexpr bool kOwn = kHard == Hard::own;
 
   Row(const SoftTargetRow<T>& row, T student_high, T teacher_high)
@@ -116,45 +118,71 @@ class Row {
     V shifted[kVectors];
   };
 
-  // The exponentials of one vector, kept in scratch and added to the lanes. Past the end of the
-  // row `valid` elements count, the others are 0.
+  // Copies of what every vector needs, which no store through a pointer can change.
+  struct Shared {
+    V student_high;
+    V teacher_high;
+    V inverse;  // 1 / T
+  };
+
+  // The exponentials of a group of vectors, kept in scratch and added to the lanes. Past the end
+  // of the row, from element `valid` on, they are 0.
   template <bool kPartial>
-  HWY_INLINE void accumulate(const T* HWY_RESTRICT student, const T* HWY_RESTRICT teacher,
-                             std::int64_t valid, T* HWY_RESTRICT student_soft,
-                             T* HWY_RESTRICT teacher_soft, T* HWY_RESTRICT own, Lanes& lanes,
-                             int v) const {
+  static HWY_INLINE void accumulate(const Shared& shared, const T* HWY_RESTRICT student,
+                                    const T* HWY_RESTRICT teacher, std::int64_t valid,
+                                    T* HWY_RESTRICT student_soft, T* HWY_RESTRICT teacher_soft,
+                                    T* HWY_RESTRICT own, Lanes& lanes, int first) {
     const D d;
-    const auto inverse = hn::Set(d, static_cast<T>(1.0 / row_.temperature));
-    const auto keep = [&](V value) HWY_ATTR {
+    const auto keep = [&](V value, int g) HWY_ATTR {
       if constexpr (kPartial) {
-        const auto mask = hn::FirstN(d, static_cast<std::size_t>(valid < 0 ? 0 : valid));
-        return hn::IfThenElseZero(mask, value);
+        const std::int64_t left = valid - g * kWidth;
+        return hn::IfThenElseZero(hn::FirstN(d, static_cast<std::size_t>(left < 0 ? 0 : left)),
+                                  value);
       } else {
         return value;
       }
     };
-    const V x = keep(hn::Sub(hn::LoadU(d, student), hn::Set(d, student_high_)));
+    V x[kGroup];
+    for (int g = 0; g < kGroup; ++g) {
+      x[g] = keep(hn::Sub(hn::LoadU(d, student + g * kWidth), shared.student_high), g);
+      if constexpr (kHard != Hard::none) {
+        lanes.shifted[first + g] = hn::Add(lanes.shifted[first + g], x[g]);
+      }
+    }
     if constexpr (kSoft) {
-      const V z = keep(hn::Sub(hn::LoadU(d, teacher), hn::Set(d, teacher_high_)));
-      const V us = hn::Mul(x, inverse);
-      const V ut = hn::Mul(z, inverse);
-      const V a = keep(exp_of_negative(d, us));
-      const V b = keep(exp_of_negative(d, ut));
-      hn::StoreU(a, d, student_soft);
-      hn::StoreU(b, d, teacher_soft);
-      lanes.student_soft[v] = hn::Add(lanes.student_soft[v], a);
-      lanes.teacher_soft[v] = hn::Add(lanes.teacher_soft[v], b);
-      lanes.difference[v] = hn::MulAdd(b, hn::Sub(ut, us), lanes.difference[v]);
-      if constexpr (kHard != Hard::none && !kOwn) {
-        lanes.student[v] = hn::Add(lanes.student[v], power(a));
+      V both[2 * kGroup];  // student, teacher, student, ...
+      for (int g = 0; g < kGroup; ++g) {
+        const V z = keep(hn::Sub(hn::LoadU(d, teacher + g * kWidth), shared.teacher_high), g);
+        both[2 * g] = hn::Mul(x[g], shared.inverse);
+        both[2 * g + 1] = hn::Mul(z, shared.inverse);
+      }
+      V difference[kGroup];
+      for (int g = 0; g < kGroup; ++g) difference[g] = hn::Sub(both[2 * g + 1], both[2 * g]);
+      V soft[2 * kGroup];
+      exp_of_negative<2 * kGroup>(d, both, soft);
+      for (int g = 0; g < kGroup; ++g) {
+        const V a = keep(soft[2 * g], g);
+        const V b = keep(soft[2 * g + 1], g);
+        hn::StoreU(a, d, student_soft + g * kWidth);
+        hn::StoreU(b, d, teacher_soft + g * kWidth);
+        const int v = first + g;
+        lanes.student_soft[v] = hn::Add(lanes.student_soft[v], a);
+        lanes.teacher_soft[v] = hn::Add(lanes.teacher_soft[v], b);
+        lanes.difference[v] = hn::MulAdd(b, difference[g], lanes.difference[v]);
+        if constexpr (kHard != Hard::none && !kOwn) {
+          lanes.student[v] = hn::Add(lanes.student[v], power(a));
+        }
       }
     }
     if constexpr (kOwn) {
-      const V e = keep(exp_of_negative(d, x));
-      hn::StoreU(e, d, own);
-      lanes.student[v] = hn::Add(lanes.student[v], e);
+      V hard[kGroup];
+      exp_of_negative<kGroup>(d, x, hard);
+      for (int g = 0; g < kGroup; ++g) {
+        const V e = keep(hard[g], g);
+        hn::StoreU(e, d, own + g * kWidth);
+        lanes.student[first + g] = hn::Add(lanes.student[first + g], e);
+      }
     }
-    if constexpr (kHard != Hard::none) lanes.shifted[v] = hn::Add(lanes.shifted[v], x);
   }
 
   static HWY_INLINE V power(V a) {
@@ -173,12 +201,19 @@ class Row {
       lanes.difference[v] = hn::Zero(d);
       lanes.shifted[v] = hn::Zero(d);
     }
+    const Shared shared = {hn::Set(d, student_high_), hn::Set(d, teacher_high_),
+                           hn::Set(d, static_cast<T>(1.0 / row_.temperature))};
+    const T* const student = row_.student;
+    const T* const teacher = row_.teacher;
+    T* const student_soft = student_soft_;
+    T* const teacher_soft = teacher_soft_;
+    T* const own = student_;
     std::int64_t j = first;
     for (; j + kLanes <= last; j += kLanes) {
-      for (int v = 0; v < kVectors; ++v) {
+      for (int v = 0; v < kVectors; v += kGroup) {
         const std::int64_t at = j + v * kWidth;
-        accumulate<false>(row_.student + at, kSoft ? row_.teacher + at : nullptr, kWidth,
-                          student_soft_ + at, teacher_soft_ + at, student_ + at, lanes, v);
+        accumulate<false>(shared, student + at, kSoft ? teacher + at : nullptr, 0,
+                          student_soft + at, teacher_soft + at, own + at, lanes, v);
       }
     }
     if (j < last) {
@@ -188,11 +223,10 @@ class Row {
         buffer[0][i] = row_.student[j + i];
         if constexpr (kSoft) buffer[1][i] = row_.teacher[j + i];
       }
-      for (int v = 0; v < kVectors; ++v) {
+      for (int v = 0; v < kVectors; v += kGroup) {
         const std::int64_t at = v * kWidth;
-        const std::int64_t valid = rest - at < kWidth ? rest - at : kWidth;
-        accumulate<true>(buffer[0] + at, buffer[1] + at, valid, buffer[2] + at, buffer[3] + at,
-                         buffer[4] + at, lanes, v);
+        accumulate<true>(shared, buffer[0] + at, buffer[1] + at, rest - at, buffer[2] + at,
+                         buffer[3] + at, buffer[4] + at, lanes, v);
       }
       for (std::int64_t i = 0; i < rest; ++i) {
         if constexpr (kSoft) student_soft_[j + i] = buffer[2][i];
@@ -252,9 +286,25 @@ class Row {
       }
       return g;
     };
+    const T* const student_soft = student_soft_;
+    const T* const teacher_soft = teacher_soft_;
+    const T* const own = student_;
+    // The next row mostly follows this one, on a page that the hardware does not fetch ahead.
+    const T* const next_student = row_.student + row_.classes;
+    const T* const next_teacher = kSoft ? row_.teacher + row_.classes : next_student;
+    T* const grad = row_.grad;
+    const std::int64_t whole = row_.classes - row_.classes % kLanes;
     std::int64_t j = 0;
+    for (; j < whole; j += kLanes) {
+      hwy::Prefetch(next_student + j);
+      if constexpr (kSoft) hwy::Prefetch(next_teacher + j);
+      for (int v = 0; v < kVectors; ++v) {
+        const std::int64_t at = j + v * kWidth;
+        hn::StoreU(element(student_soft + at, teacher_soft + at, own + at), d, grad + at);
+      }
+    }
     for (; j + kWidth <= row_.classes; j += kWidth) {
-      hn::StoreU(element(student_soft_ + j, teacher_soft_ + j, student_ + j), d, row_.grad + j);
+      hn::StoreU(element(student_soft + j, teacher_soft + j, own + j), d, grad + j);
     }
     if (j < row_.classes) {
       T buffer[4][kWidth] = {};
