@@ -1,0 +1,184 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The operators `moptcore::fake_quantize` and `moptcore::fake_quantize_backward`.
+
+On CPU the core computes them, on every other device torch operations with the same bits. The
+forward pass keeps one bit per element: whether the straight-through gradient passes.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch.autograd.function import once_differentiable
+
+from moptcore import _core
+from moptcore.torch.composite import pack_bits, unpack_bits
+
+__all__ = ["fake_quantize"]
+
+_LIBRARY = torch.library.Library("moptcore", "FRAGMENT")
+_LIBRARY.define(
+    "fake_quantize(Tensor x, Tensor scale, Tensor zero_point, int qmin, int qmax, "
+    "int? axis=None) -> (Tensor, Tensor)"
+)
+_LIBRARY.define("fake_quantize_backward(Tensor grad, Tensor bits) -> Tensor")
+
+_FORWARD = torch.ops.moptcore.fake_quantize.default
+_BACKWARD = torch.ops.moptcore.fake_quantize_backward.default
+_PLAIN = (torch.Tensor, torch.nn.Parameter)
+
+
+def fake_quantize(
+    x: torch.Tensor,
+    scale: torch.Tensor,
+    zero_point: torch.Tensor,
+    qmin: int,
+    qmax: int,
+    axis: int | None = None,
+) -> torch.Tensor:
+    """dequantize(quantize(x)) with a straight-through gradient inside [qmin, qmax].
+
+    `scale` (float32, > 0) and `zero_point` (int32) hold one number, or one per index of `axis`.
+    NaN stays NaN and passes no gradient. No gradient reaches `scale`.
+    """
+    if type(x) in _PLAIN and x.is_cpu and not torch.compiler.is_compiling():
+        # The dispatcher would cost more than a small tensor's arithmetic.
+        if x.requires_grad and torch.is_grad_enabled():
+            y: torch.Tensor = _Eager.apply(x, scale, zero_point, qmin, qmax, axis)
+            return y
+        return _core.quant.fake_quantize_affine(x.detach(), scale, zero_point, qmin, qmax, axis)
+    y, _ = _FORWARD(x, scale, zero_point, qmin, qmax, axis)
+    return y
+
+
+def _cpu(
+    x: torch.Tensor,
+    scale: torch.Tensor,
+    zero_point: torch.Tensor,
+    qmin: int,
+    qmax: int,
+    axis: int | None = None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    bits = torch.empty((x.numel() + 7) // 8, dtype=torch.uint8)
+    y = _core.quant.fake_quantize_affine(x.detach(), scale, zero_point, qmin, qmax, axis, bits=bits)
+    return y, bits
+
+
+def _composite(
+    x: torch.Tensor,
+    scale: torch.Tensor,
+    zero_point: torch.Tensor,
+    qmin: int,
+    qmax: int,
+    axis: int | None = None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    wide = torch.promote_types(x.dtype, torch.float32)
+    shape = [1] * x.dim()
+    if axis is not None:
+        shape[axis] = -1
+    step = scale.detach().to(wide).reshape(shape)
+    zero = zero_point.to(wide).reshape(shape)
+    low, high = qmin - zero, qmax - zero
+    rounded = torch.round(x.detach().to(wide) / step)
+    inside = (rounded >= low) & (rounded <= high)
+    # Adding zero turns -0 into +0, as integers have no -0.
+    y = torch.clamp(rounded, low, high) * step + 0.0
+    return y.to(x.dtype).contiguous(), pack_bits(inside)
+
+
+def _fake(
+    x: torch.Tensor,
+    scale: torch.Tensor,
+    zero_point: torch.Tensor,
+    qmin: int,
+    qmax: int,
+    axis: int | None = None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    y = torch.empty_like(x, memory_format=torch.contiguous_format)
+    return y, x.new_empty((x.numel() + 7) // 8, dtype=torch.uint8)
+
+
+def _backward_cpu(grad: torch.Tensor, bits: torch.Tensor) -> torch.Tensor:
+    return _core.quant.fake_quantize_backward(grad.detach(), bits)
+
+
+def _backward_composite(grad: torch.Tensor, bits: torch.Tensor) -> torch.Tensor:
+    return torch.where(unpack_bits(bits, grad.shape), grad, grad.new_zeros(())).contiguous()
+
+
+def _backward_fake(grad: torch.Tensor, bits: torch.Tensor) -> torch.Tensor:
+    return torch.empty_like(grad, memory_format=torch.contiguous_format)
+
+
+class _Eager(torch.autograd.Function):
+    """Straight to the core: for plain tensors on CPU."""
+
+    @staticmethod
+    def forward(ctx: Any, *arguments: Any) -> torch.Tensor:
+        y, bits = _cpu(*arguments)
+        ctx.save_for_backward(bits)
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[Any, ...]:
+        return (_core.quant.fake_quantize_backward(grad, ctx.saved_tensors[0]), *[None] * 5)
+
+
+class _Dispatched(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, keys: Any, *arguments: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        y, bits = _below_autograd(_FORWARD, keys, *arguments)
+        ctx.save_for_backward(bits)
+        ctx.mark_non_differentiable(bits)
+        return y, bits
+
+    @staticmethod
+    def backward(ctx: Any, grad: torch.Tensor, _: Any) -> tuple[Any, ...]:
+        return (None, _BACKWARD(grad, ctx.saved_tensors[0]), *[None] * 5)
+
+
+class _DispatchedBackward(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, keys: Any, grad: torch.Tensor, bits: torch.Tensor) -> torch.Tensor:
+        ctx.save_for_backward(bits)
+        passed: torch.Tensor = _below_autograd(_BACKWARD, keys, grad, bits)
+        return passed
+
+    @staticmethod
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[Any, ...]:
+        return None, _BACKWARD(grad, ctx.saved_tensors[0]), None
+
+
+def _below_autograd(operator: Any, keys: Any, *arguments: Any) -> Any:
+    with torch._C._AutoDispatchBelowAutograd():
+        return operator.redispatch(keys & torch._C._after_autograd_keyset, *arguments)
+
+
+def _autograd(keys: Any, x: torch.Tensor, *others: Any) -> Any:
+    if torch.is_grad_enabled() and x.requires_grad:
+        return _Dispatched.apply(keys, x, *others)
+    return _below_autograd(_FORWARD, keys, x, *others)
+
+
+def _backward_autograd(keys: Any, grad: torch.Tensor, bits: torch.Tensor) -> Any:
+    if torch.is_grad_enabled() and grad.requires_grad:
+        return _DispatchedBackward.apply(keys, grad, bits)
+    return _below_autograd(_BACKWARD, keys, grad, bits)
+
+
+for _name, _core_kernel, _torch_kernel, _shape_kernel, _grad_kernel in (
+    ("fake_quantize", _cpu, _composite, _fake, _autograd),
+    (
+        "fake_quantize_backward",
+        _backward_cpu,
+        _backward_composite,
+        _backward_fake,
+        _backward_autograd,
+    ),
+):
+    _LIBRARY.impl(_name, _core_kernel, "CPU")
+    _LIBRARY.impl(_name, _torch_kernel, "CompositeExplicitAutograd")
+    _LIBRARY.impl(_name, _grad_kernel, "Autograd", with_keyset=True)
+    torch.library.register_fake(f"moptcore::{_name}", _shape_kernel, lib=_LIBRARY)

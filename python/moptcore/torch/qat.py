@@ -1,0 +1,637 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Quantization-aware training: `prepare_qat` gives a module that computes as the int8 file will.
+
+Weights are int8 with one symmetric scale per output channel, activations uint8 with one scale and
+zero point per tensor, biases int32. A BatchNorm behind a layer trains on batch statistics as it
+always did: multiplying a channel's weights by a constant multiplies its scale and leaves its
+integers alone, so folding commutes with quantization and happens at evaluation and export only.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+from torch.nn import functional as F  # noqa: N812
+
+from moptcore import DTypeError, Error, UnsupportedError
+from moptcore.core import Coverage, Pattern, Selection, require, select
+from moptcore.torch.capture import (
+    Program,
+    Ref,
+    Step,
+    capture,
+    evaluating,
+    example_inputs,
+    map_refs,
+    observe_values,
+)
+from moptcore.torch.fake_quantize import fake_quantize
+
+__all__ = ["ActivationQuantizer", "Folded", "QuantizedLayer", "QuantizedModel", "prepare_qat"]
+
+SCHEMES = ("int8",)
+MODES = ("simulate",)
+WEIGHT_MAX = 127
+ACTIVATION_MAX = 255
+
+_WHERE = "torch.prepare_qat"
+_TINY = torch.finfo(torch.float32).tiny
+# A bias far beyond the sums that it joins would overflow their int32.
+_BIAS_MAX = 2**29
+_MOMENTUM = 0.01
+
+# Integers in, integers with the same scale out: nothing is rounded again.
+_SAME_SCALE = {
+    "max_pool",
+    "adaptive_max_pool",
+    "reshape",
+    "transpose",
+    "permute",
+    "identity",
+    "getitem",
+    "split",
+    "pixel_shuffle",
+}
+# Computed on integers where their inputs are integers.
+_ARITHMETIC = {"add", "mul", "concat", "avg_pool", "adaptive_avg_pool", "mean"}
+# What may lie between an integer layer and integer arithmetic.
+_ACTIVATIONS = {"relu", "clip", "sigmoid", "tanh", "hardsigmoid", "hardswish", "silu", "leaky_relu"}
+
+
+def prepare_qat(
+    model: nn.Module,
+    example: Any,
+    scheme: str = "int8",
+    mode: str = "simulate",
+    include: Pattern | Iterable[Pattern] | None = None,
+    exclude: Pattern | Iterable[Pattern] | None = None,
+    strict: bool = False,
+) -> QuantizedModel:
+    """A new module that trains with the rounding of the exported int8 model; `model` is untouched.
+
+    `example` (a tensor, or a tuple of them) is passed through once to size the ranges; the first
+    training batch replaces what it gave. Parameters and buffers keep their names; ranges are
+    measured in train() and frozen in eval(), where BatchNorm is folded as in the file.
+    `coverage` names every weight and, where it stays float, why. `strict` raises CoverageError
+    for a selected weight that stays float. Raises UnsupportedError for a forward whose control
+    flow depends on data, naming the line.
+    """
+    if not isinstance(model, nn.Module):
+        raise DTypeError(f"[{_WHERE}] model must be a torch.nn.Module, got {type(model).__name__}")
+    if isinstance(model, QuantizedModel):
+        raise Error(f"[{_WHERE}] model must not be prepared already, got {type(model).__name__}")
+    if scheme not in SCHEMES:
+        raise UnsupportedError(f"[{_WHERE}] scheme must be one of {SCHEMES}, got {scheme!r}")
+    if mode not in MODES:
+        raise UnsupportedError(f"[{_WHERE}] mode must be one of {MODES}, got {mode!r}")
+    inputs = example_inputs(example, _WHERE)
+    for name, parameter in model.named_parameters():
+        if isinstance(parameter, nn.parameter.UninitializedParameter):
+            raise Error(f"[{_WHERE}] model must be initialized, got lazy parameter {name!r}")
+    wanted = _wanted(model, include, exclude)
+
+    root = copy.deepcopy(model)
+    for parameter in root.parameters():
+        parameter.grad = None
+    program = capture(root, _WHERE)
+    values = observe_values(program, root, inputs, _WHERE)
+    plan = _Plan(program, root, values, wanted, inputs[0].device)
+    quantized = QuantizedModel(root, plan.rewrite(), plan.quantizers, plan.coverage(), scheme)
+    if strict:
+        require(quantized.coverage, _WHERE)
+    quantized._size_ranges(inputs)
+    return quantized
+
+
+class ActivationQuantizer(nn.Module):
+    """Measures the range of a tensor while training, and rounds it to 256 levels.
+
+    The range is the mean of the batches' minima and maxima, weighted by 0.99 per batch of age
+    and always containing 0, so that 0 is exact. Batches with infinities or NaN do not count.
+    """
+
+    low: torch.Tensor
+    high: torch.Tensor
+    batches: torch.Tensor
+    scale: torch.Tensor
+    zero_point: torch.Tensor
+
+    def __init__(self, device: torch.device) -> None:
+        super().__init__()
+        self.register_buffer("low", torch.zeros((), device=device))
+        self.register_buffer("high", torch.zeros((), device=device))
+        self.register_buffer("batches", torch.zeros((), dtype=torch.int64, device=device))
+        self.register_buffer("scale", torch.ones((), device=device))
+        self.register_buffer("zero_point", torch.zeros((), dtype=torch.int32, device=device))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.training:
+            self.observe(x)
+        return fake_quantize(x, self.scale, self.zero_point, 0, ACTIVATION_MAX)
+
+    @torch.no_grad()
+    def observe(self, x: torch.Tensor, count: bool = True) -> None:
+        """Lets a batch move the range; `count=False` sets it until the first counted batch."""
+        low, high = torch.aminmax(x.detach())
+        low, high = low.float(), high.float()
+        finite = torch.isfinite(low) & torch.isfinite(high)
+        # The weight of the n-th batch in a mean whose weights fall by 0.99 per batch of age:
+        # 1 for the first, so that it replaces whatever was there.
+        n = self.batches + 1
+        weight = _MOMENTUM / (1.0 - (1.0 - _MOMENTUM) ** n.double())
+        weight = torch.where(finite, weight, 0.0).float()
+        self.low += weight * (torch.where(finite, low, self.low) - self.low)
+        self.high += weight * (torch.where(finite, high, self.high) - self.high)
+        if count:
+            self.batches += finite
+        low, high = self.low.double().clamp(max=0.0), self.high.double().clamp(min=0.0)
+        scale = (high - low) / ACTIVATION_MAX
+        scale = torch.where(scale < _TINY, 1.0, scale)
+        self.scale.copy_(scale)
+        self.zero_point.copy_(torch.round(-low / scale).clamp(0, ACTIVATION_MAX))
+
+    def _apply(self, fn: Any, recurse: bool = True) -> ActivationQuantizer:
+        super()._apply(fn, recurse)
+        # A model in half precision still needs the whole scale.
+        for name in ("low", "high", "scale"):
+            self._buffers[name] = getattr(self, name).float()
+        return self
+
+    def _load_from_state_dict(self, state_dict: Any, prefix: str, *others: Any) -> None:
+        # The state of the model that was prepared has no ranges, and loads all the same.
+        if any(prefix + name in state_dict for name in self._buffers):
+            super()._load_from_state_dict(state_dict, prefix, *others)
+
+
+class Folded(NamedTuple):
+    """A layer as deployed: weights are `weight * scale` along axis 0."""
+
+    weight: torch.Tensor  # int8
+    scale: torch.Tensor  # float32 [out]
+    bias: torch.Tensor | None  # int32 [out]
+    bias_scale: torch.Tensor  # float32 [out]: the input's scale times `scale`
+
+
+class QuantizedLayer(nn.Module):
+    """A convolution or linear layer, the BatchNorm behind it and a ReLU, as one operation.
+
+    Holds no parameters: those stay in the modules of the model, under their names.
+    """
+
+    def __init__(
+        self,
+        kind: str,
+        weight: tuple[nn.Module, str],
+        bias: tuple[nn.Module, str] | None,
+        options: dict[str, Any],
+        norm: nn.Module | None,
+        activation: dict[str, float | None] | None,
+        source: ActivationQuantizer,
+    ) -> None:
+        super().__init__()
+        self.kind = kind
+        self.options = options
+        self.activation = activation
+        # Tuples keep these from being registered a second time under another name.
+        self._weight, self._bias, self._norm, self._source = weight, bias, (norm,), (source,)
+
+    @property
+    def weight(self) -> torch.Tensor:
+        owner, name = self._weight
+        found: torch.Tensor = getattr(owner, name)
+        return found
+
+    @property
+    def bias(self) -> torch.Tensor | None:
+        return None if self._bias is None else getattr(*self._bias)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.training:
+            weight = self.weight
+            scale = self._scale(weight)
+            zero_point = torch.zeros_like(scale, dtype=torch.int32)
+            weight = fake_quantize(weight, scale, zero_point, -WEIGHT_MAX, WEIGHT_MAX, 0)
+            y = self._linear(x, weight, self.bias)
+            if self._norm[0] is not None:
+                y = self._norm[0](y)
+        else:
+            y = self._linear(x, *self._evaluated())
+        return self._activate(y)
+
+    def _linear(
+        self, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None
+    ) -> torch.Tensor:
+        if self.kind == "linear":
+            return F.linear(x, weight, bias)
+        conv = (F.conv1d, F.conv2d, F.conv3d)[weight.dim() - 3]
+        o = self.options
+        return conv(x, weight, bias, o["stride"], o["padding"], o["dilation"], o["groups"])
+
+    def _activate(self, y: torch.Tensor) -> torch.Tensor:
+        if self.activation is None:
+            return y
+        if self.activation["max"] is None:
+            return F.relu(y)
+        return torch.clamp(y, self.activation["min"], self.activation["max"])
+
+    def _scale(self, weight: torch.Tensor) -> torch.Tensor:
+        """float32 [out]: the largest magnitude lands on 127, and so does that of the sum of two
+        neighbours.
+
+        Neighbours along the input channels meet in one 16-bit lane of the int8 instructions of
+        CPUs without VNNI (two products of a weight and a uint8), where more would saturate
+        silently and the deployed model would differ from the trained one.
+        """
+        weight = weight.detach().float()
+        rows = weight.flatten(1)
+        peak = rows.abs().amax(1)
+        if not self._is_depthwise(weight):
+            if weight.dim() > 2 and weight.shape[1] % 2 == 0:
+                sums = weight[:, ::2] + weight[:, 1::2]
+            else:
+                rows = weight.movedim(1, -1).flatten(1)
+                pairs = rows.shape[1] // 2 * 2
+                sums = rows[:, :pairs:2] + rows[:, 1:pairs:2]
+            if sums.numel():
+                peak = torch.maximum(peak, sums.flatten(1).abs().amax(1))
+        scale = peak / WEIGHT_MAX
+        return torch.where(scale < _TINY, 1.0, scale)
+
+    def _is_depthwise(self, weight: torch.Tensor) -> bool:
+        # One weight per channel and position, which runtimes multiply without pairing.
+        return self.kind == "conv" and weight.shape[1] == 1 < self.options["groups"] == len(weight)
+
+    def _factors(self) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+        """What the folded BatchNorm multiplies each channel by, and the bias behind it."""
+        norm, bias = self._norm[0], self.bias
+        return (None, bias) if norm is None else fold_norm(norm, bias)
+
+    @torch.no_grad()
+    def folded(self) -> Folded:
+        """The integers and scales that evaluation computes with and export writes."""
+        weight = self.weight
+        scale = self._scale(weight)
+        shape = (-1, *[1] * (weight.dim() - 1))
+        q = torch.round(weight.float() / scale.reshape(shape)).clamp(-WEIGHT_MAX, WEIGHT_MAX)
+        factor, bias = self._factors()
+        wide = scale.double()
+        if factor is not None:
+            wide = wide * factor.abs()
+            q = q * torch.sign(factor).float().reshape(shape)
+        source = self._source[0].scale.double()
+        # A channel of (nearly) no weight must still hold its bias in an int32: its scale grows,
+        # and its weights round again.
+        used = wide * q.flatten(1).any(1)
+        least = torch.full_like(used, _TINY / min(1.0, float(source)))
+        if bias is not None:
+            least = torch.maximum(least, bias.detach().double().abs() / (source * _BIAS_MAX))
+        grown = torch.where(used < least, least, wide)
+        q = torch.where(
+            (grown != wide).reshape(shape),
+            torch.round(q.double() * (wide / grown).reshape(shape)).float(),
+            q,
+        )
+        scale = grown.float()
+        bias_scale = self._source[0].scale * scale
+        rounded = None
+        if bias is not None:
+            rounded = torch.round(bias.detach().double() / bias_scale.double())
+            rounded = rounded.clamp(-(2**31) + 1, 2**31 - 1).to(torch.int32)
+        return Folded(q.to(torch.int8), scale, rounded, bias_scale)
+
+    def _evaluated(self) -> tuple[torch.Tensor, torch.Tensor | None]:
+        folded = self.folded()
+        weight = self.weight
+        shape = (-1, *[1] * (weight.dim() - 1))
+        deployed = (folded.weight.float() * folded.scale.reshape(shape)).to(weight.dtype)
+        bias = None
+        if folded.bias is not None:
+            bias = (folded.bias.double() * folded.bias_scale.double()).to(weight.dtype)
+        if torch.is_grad_enabled() and weight.requires_grad:
+            factor, shift = self._factors()
+            if factor is not None:
+                weight = weight * factor.to(weight.dtype).reshape(shape)
+            # The value deployed, with the gradient of the float weight.
+            deployed = weight + (deployed - weight).detach()
+            if bias is not None and shift is not None and shift.requires_grad:
+                shift = shift.to(weight.dtype)
+                bias = shift + (bias - shift).detach()
+        return deployed, bias
+
+
+class QuantizedModel(nn.Module):
+    """What `prepare_qat` returns: the model's parameters and buffers, and the int8 arithmetic.
+
+    Submodules, parameters and buffers are those of a copy of the model, under the same names;
+    `_quant` holds the measured ranges.
+    """
+
+    def __init__(
+        self,
+        root: nn.Module,
+        program: Program,
+        quantizers: dict[str, nn.Module],
+        coverage: tuple[Coverage, ...],
+        scheme: str,
+    ) -> None:
+        super().__init__()
+        if "_quant" in root._modules:
+            raise Error(f"[{_WHERE}] model must not have a child called '_quant'")
+        root.add_module("_quant", nn.ModuleDict(quantizers))
+        # One set of names for both: what is trained here is what `strip` finds in the original
+        # class.
+        for name in ("_parameters", "_buffers", "_modules", "_non_persistent_buffers_set"):
+            self.__dict__[name] = root.__dict__[name]
+        self._root = (root,)
+        self.training = root.training
+        self._program = program
+        self._coverage = coverage
+        self.scheme = scheme
+
+    @property
+    def program(self) -> Program:
+        """The steps of forward."""
+        return self._program
+
+    @property
+    def coverage(self) -> tuple[Coverage, ...]:
+        """One row per parameter with two or more dimensions: int8, or why not."""
+        return self._coverage
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        env = self._program.bind(args, kwargs, "torch.QuantizedModel")
+        return self._program.run(env, self.training)
+
+    def _size_ranges(self, inputs: tuple[torch.Tensor, ...]) -> None:
+        """First ranges, so that evaluation before any training makes sense."""
+        users = self._program.users
+
+        def measure(step: Step, value: Any) -> None:
+            for user in users[step.name]:
+                if user.kind == "quantize":
+                    user.target[0].observe(value, count=False)
+
+        with evaluating(self), torch.no_grad():
+            env = self._program.bind(inputs, {}, _WHERE)
+            self._program.run(env, False, measure)
+
+    def _moptcore_strip_(self) -> nn.Module:
+        """A copy of the original module, its own class, with what was trained here."""
+        root = self._root[0]
+        ranges = root._modules.pop("_quant")
+        try:
+            plain = copy.deepcopy(root)
+        finally:
+            root._modules["_quant"] = ranges
+        return plain.train(self.training)
+
+
+def fold_norm(norm: nn.Module, bias: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
+    """float64: what a BatchNorm in eval() multiplies each channel by, and the bias behind it."""
+    factor = torch.rsqrt(norm.running_var.double() + norm.eps)
+    if norm.weight is not None:
+        factor = factor * norm.weight.double()
+    shift = -norm.running_mean.double() * factor
+    if bias is not None:
+        shift = shift + bias.double() * factor
+    if norm.bias is not None:
+        shift = shift + norm.bias.double()
+    return factor, shift
+
+
+class _Plan:
+    """Decides which layers become int8, what is folded into them and where values are rounded."""
+
+    def __init__(
+        self,
+        program: Program,
+        root: nn.Module,
+        values: dict[str, torch.Tensor],
+        wanted: dict[str, Selection],
+        device: torch.device,
+    ) -> None:
+        self._values = values
+        self._steps = {step.name: step for step in program.steps}
+        self._users = program.users
+        self._modules = dict(root.named_modules())
+        self._parameters = dict(root.named_parameters())
+        self._names = {id(value): name for name, value in self._parameters.items()}
+        self._wanted = wanted
+        self._same_relu: set[str] = set()
+        self._layers: dict[str, _Fusion] = {}  # by the name of the last step fused
+        self._fused: set[str] = set()
+        self._reasons: dict[str, str] = {}
+        for step in program.steps:
+            if step.kind in ("conv", "linear"):
+                self._fuse(step)
+        self._marked = self._mark()
+        self._ranges = {name: ActivationQuantizer(device) for name in self._marked}
+        self._sources = {n: self._root(fusion.source) for n, fusion in self._layers.items()}
+        self.quantizers: dict[str, nn.Module] = {}
+
+    def rewrite(self) -> Program:
+        """The program with quantized layers, and values rounded where integers will be."""
+        steps: list[Step] = []
+        renamed: dict[str, str] = {}
+
+        def current(ref: Ref) -> Ref:
+            return Ref(renamed.get(ref.name, ref.name))
+
+        for name, step in self._steps.items():
+            if name in self._fused:
+                continue
+            if name in self._layers:
+                step = self._layer_step(name)
+            step.args, step.kwargs, step.attrs = map_refs(
+                (step.args, step.kwargs, step.attrs), current
+            )
+            steps.append(step)
+            if name in self._ranges:
+                renamed[name] = f"{name}_int8"
+                quantizer = self.quantizers[renamed[name]] = self._ranges[name]
+                steps.append(
+                    Step(renamed[name], "module", (quantizer,), (Ref(name),), kind="quantize")
+                )
+        used = {name for step in steps for name in step.inputs}
+        return Program([s for s in steps if s.op != "attribute" or s.name in used])
+
+    def coverage(self) -> tuple[Coverage, ...]:
+        done = {name for fusion in self._layers.values() for name in fusion.parameters}
+        rows = []
+        for name, parameter in self._parameters.items():
+            if parameter.dim() < 2:
+                continue
+            module = self._modules[name.rpartition(".")[0]]
+            selection = self._wanted[name]
+            reason = ""
+            if not selection.selected:
+                reason = selection.reason
+            elif name not in done:
+                reason = self._reasons.get(name) or self._left(name, module)
+            before = {"dtype": str(parameter.dtype).removeprefix("torch.")}
+            after = {"dtype": "int8"} if name in done else before
+            rows.append(
+                Coverage(
+                    name,
+                    type(module).__name__,
+                    "quant",
+                    name in done,
+                    reason,
+                    before,
+                    after,
+                    selection.selected,
+                )
+            )
+        return tuple(rows)
+
+    def _left(self, name: str, module: nn.Module) -> str:
+        path = name.rpartition(".")[0]
+        kinds = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
+        if isinstance(module, kinds) and not any(
+            step.attrs.get("path") == path for step in self._steps.values()
+        ):
+            return "left in float: the forward pass does not call it"
+        return f"left in float: {type(module).__name__} is not a Linear, Conv1d, Conv2d or Conv3d"
+
+    def _fuse(self, step: Step) -> None:
+        """Plans a quantized layer for a convolution or linear step where that is possible."""
+        weight = self._attribute(step, "weight")
+        if weight is None:
+            return
+        name = self._names.get(id(getattr(*weight)))
+        bias = self._attribute(step, "bias")
+        if name is None or not self._wanted[name].selected:
+            return
+        if bias is None and step.attrs.get("bias") is not None and step.op == "function":
+            self._reasons[name] = "left in float: its bias is computed"
+            return
+        if step.attrs.get("padding_mode", "zeros") != "zeros":
+            self._reasons[name] = f"left in float: padding_mode {step.attrs['padding_mode']!r}"
+            return
+        norm, activation, last = None, None, step
+        after = self._sole_user(last)
+        if after is not None and after.kind == "batch_norm" and self._folds(after, step):
+            norm, last = after.target[0], after
+            self._fused.add(step.name)
+            after = self._sole_user(last)
+        if after is not None and after.kind in ("relu", "clip"):
+            bounds = {key: after.attrs.get(key) for key in ("min", "max")}
+            if after.kind == "relu" or bounds == {"min": 0.0, "max": 6.0}:
+                activation = bounds if after.kind == "clip" else {"min": 0.0, "max": None}
+                self._fused.add(last.name)
+                last = after
+        parameters = (name,)
+        owner = None if bias is None or getattr(*bias) is None else bias
+        source = step.args[0] if step.args else step.kwargs["input"]
+        self._layers[last.name] = _Fusion(
+            step, weight, owner, norm, activation, source.name, parameters
+        )
+
+    def _layer_step(self, name: str) -> Step:
+        fusion = self._layers[name]
+        options = {
+            key: fusion.step.attrs[key]
+            for key in ("stride", "padding", "dilation", "groups")
+            if key in fusion.step.attrs
+        }
+        layer = QuantizedLayer(
+            fusion.step.kind,
+            fusion.weight,
+            fusion.bias,
+            options,
+            fusion.norm,
+            fusion.activation,
+            self._ranges[self._sources[name]],
+        )
+        self.quantizers[name] = layer
+        return Step(name, "module", (layer,), (Ref(fusion.source),), kind="layer")
+
+    def _attribute(self, step: Step, which: str) -> tuple[nn.Module, str] | None:
+        """The module and name of a step's weight or bias; None where it is computed or absent."""
+        if step.op == "module":
+            return step.target[0], which
+        ref = step.attrs.get(which)
+        if type(ref) is not Ref or self._steps[ref.name].op != "attribute":
+            return None
+        (owner,), name = self._steps[ref.name].target
+        return owner, name
+
+    def _sole_user(self, step: Step) -> Step | None:
+        users = self._users[step.name]
+        return users[0] if len(users) == 1 else None
+
+    def _folds(self, step: Step, layer: Step) -> bool:
+        norm = step.target[0]
+        channels_last = layer.kind == "linear" and self._values[layer.name].dim() != 2
+        return norm.running_mean is not None and norm.track_running_stats and not channels_last
+
+    def _mark(self) -> set[str]:
+        """The values that are rounded to uint8."""
+        marked = {self._root(fusion.source) for fusion in self._layers.values()}
+        marked |= {name for name, fusion in self._layers.items() if fusion.step.kind == "conv"}
+        integers = marked | set(self._layers)  # computed from integers
+        size = -1
+        while size != len(marked) + len(integers):
+            size = len(marked) + len(integers)
+            for step in self._steps.values():
+                if step.kind in _ARITHMETIC and self._is_arithmetic(step):
+                    roots = {self._root(name) for name in step.inputs}
+                    if roots & integers:
+                        marked |= roots
+                        integers |= {*roots, step.name}
+                elif step.kind in _ACTIVATIONS and self._root(step.inputs[0]) in integers:
+                    integers.add(step.name)
+        # A ReLU of integers is integers with the same scale.
+        for step in self._steps.values():
+            if step.kind == "relu" and step.name in marked and step.name not in self._layers:
+                source = self._root(step.inputs[0])
+                if source in marked:
+                    marked.discard(step.name)
+                    self._same_relu.add(step.name)
+        return marked
+
+    def _is_arithmetic(self, step: Step) -> bool:
+        floating = all(
+            name in self._values and self._values[name].is_floating_point() for name in step.inputs
+        )
+        if step.kind in ("add", "mul"):
+            return floating and len(step.inputs) == 2 and step.attrs.get("alpha", 1) == 1
+        return floating and (step.kind != "mean" or step.attrs["dim"] is not None)
+
+    def _root(self, name: str) -> str:
+        """The step whose rounding decides the scale of a value."""
+        while name not in self._layers:
+            step = self._steps[name]
+            if step.kind not in _SAME_SCALE and name not in self._same_relu:
+                break
+            name = step.inputs[0]
+        return name
+
+
+class _Fusion(NamedTuple):
+    step: Step
+    weight: tuple[nn.Module, str]
+    bias: tuple[nn.Module, str] | None
+    norm: nn.Module | None
+    activation: dict[str, float | None] | None
+    source: str
+    parameters: tuple[str, ...]
+
+
+def _wanted(
+    model: nn.Module,
+    include: Pattern | Iterable[Pattern] | None,
+    exclude: Pattern | Iterable[Pattern] | None,
+) -> dict[str, Selection]:
+    modules = dict(model.named_modules())
+    candidates = []
+    for name, parameter in model.named_parameters():
+        if parameter.dim() >= 2:
+            path = name.rpartition(".")[0]
+            candidates.append((path, name, modules[path]))
+    found = select(candidates, include, exclude, _WHERE, modules=modules)
+    return {selection.parameter: selection for selection in found}

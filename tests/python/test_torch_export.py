@@ -1,0 +1,228 @@
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import moptcore
+import moptcore.torch as mct
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from onnx import numpy_helper
+from python.torch_networks import networks, trained
+from torch import nn
+from torch.nn import functional as F  # noqa: N812
+
+NETWORKS = sorted(networks())
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    # Tensors here are too small to share among threads.
+    threads = torch.get_num_threads(), moptcore.get_num_threads()
+    torch.set_num_threads(1)
+    moptcore.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads[0])
+    moptcore.set_num_threads(threads[1])
+
+
+def run(path: Path, *inputs: torch.Tensor) -> list[np.ndarray[Any, Any]]:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    session = onnxruntime.InferenceSession(
+        path.as_posix(), options, providers=["CPUExecutionProvider"]
+    )
+    names = [each.name for each in session.get_inputs()]
+    return session.run(None, dict(zip(names, (x.numpy() for x in inputs), strict=True)))
+
+
+def prepared(name: str, steps: int = 6) -> tuple[nn.Module, tuple[int, ...]]:
+    torch.manual_seed(0)
+    model, shape = networks()[name]
+    qmodel = mct.prepare_qat(model, torch.randn(4, *shape))
+    trained(qmodel, shape, steps)
+    return qmodel.eval(), shape
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_int8_file_gives_what_evaluation_gave_at_any_batch_size(name: str, tmp_path: Path) -> None:
+    qmodel, shape = prepared(name)
+    path = mct.export_onnx(qmodel, torch.randn(2, *shape), tmp_path / "q.onnx")
+    onnx.checker.check_model(path.as_posix(), full_check=True)
+    head = next(step.target[0] for step in reversed(qmodel.program.steps) if step.kind == "layer")
+    # Integer sums are exact, so both sides differ by float rounding alone, unless a value lies so
+    # near a tie that this rounding moves it to the next integer. Then inputs of the last layer
+    # are off by one step, which moves a logit by at most a step times its row of weights.
+    step = head._source[0].scale.item()
+    folded = head.folded()
+    row = (folded.weight.float().abs().sum(1) * folded.scale).numpy()
+    for batch in (1, 3, 32):
+        x = torch.randn(batch, *shape)
+        with torch.no_grad():
+            expected = qmodel(x).numpy()
+        (got,) = run(path, x)
+        difference = np.abs(got - expected)
+        assert (difference <= step * row + 1e-5).all()
+        # float32 of a sum of up to 64 products that are exact integers times two scales: 4 ulp.
+        near = difference <= 4 * np.finfo(np.float32).eps * np.abs(expected).max()
+        assert near.mean() > 0.9
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_float_file_gives_what_the_module_gave(name: str, tmp_path: Path) -> None:
+    torch.manual_seed(1)
+    model, shape = networks()[name]
+    trained(model, shape, 2)
+    model.eval()
+    path = mct.export_onnx(model, torch.randn(2, *shape), tmp_path / "f.onnx")
+    x = torch.randn(5, *shape)
+    with torch.no_grad():
+        expected = model(x).numpy()
+    # Sums of up to 500 products in another order: eps * sqrt(500) * a few layers.
+    np.testing.assert_allclose(run(path, x)[0], expected, rtol=1e-4, atol=2e-5)
+
+
+def test_weights_are_int8_and_zeros_stay_zero(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model, shape = networks()["residual"]
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.dim() > 1:
+                parameter *= torch.rand_like(parameter) > 0.8
+    qmodel = mct.prepare_qat(model, torch.randn(4, *shape))
+    path = mct.export_onnx(qmodel, torch.randn(1, *shape), tmp_path / "q.onnx")
+    stored = {t.name: numpy_helper.to_array(t) for t in onnx.load(path).graph.initializer}
+    for name, parameter in model.named_parameters():
+        if parameter.dim() > 1:
+            assert stored[name].dtype == np.int8
+            assert (
+                np.array_equal(stored[name] == 0, parameter.detach().numpy() == 0)
+                or ((stored[name] == 0) >= (parameter.detach().numpy() == 0)).all()
+            )
+    floats = [name for name, value in stored.items() if value.dtype == np.float32]
+    assert all(name.endswith("_scale") for name in floats)
+
+
+def test_int8_file_is_at_most_28_percent_of_the_float_file(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(1, 32, 3),
+        nn.BatchNorm2d(32),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Flatten(),
+        nn.Linear(32 * 7 * 7, 128),
+        nn.ReLU(),
+        nn.Linear(128, 10),
+    )
+    example = torch.randn(2, 1, 16, 16)
+    assert sum(p.numel() for p in model.parameters()) > 200_000
+    qmodel = mct.prepare_qat(model, example)
+    small = mct.export_onnx(qmodel, example, tmp_path / "q.onnx").stat().st_size
+    large = mct.export_onnx(model, example, tmp_path / "f.onnx").stat().st_size
+    assert small <= 0.28 * large
+
+
+@pytest.mark.parametrize(
+    "shape",
+    [(8, 12), (9, 5, 3, 3), (8, 3, 3, 3), (8, 1, 3, 3), (8, 6, 1, 1), (6, 7, 5), (4, 4, 2, 2, 2)],
+)
+@pytest.mark.parametrize("grouped", [False, True])
+def test_extreme_weights_and_inputs_do_not_saturate(
+    shape: tuple[int, ...], grouped: bool, tmp_path: Path
+) -> None:
+    # Without VNNI, runtimes add two products of uint8 and int8 in 16 bits: 255 * (127 + 127)
+    # would stop at 32767.
+    if grouped and len(shape) != 4:
+        pytest.skip("groups are tried in two dimensions")
+    torch.manual_seed(0)
+    dims = len(shape) - 2
+    if dims == 0:
+        layer: nn.Module = nn.Linear(shape[1], shape[0])
+    else:
+        conv = (nn.Conv1d, nn.Conv2d, nn.Conv3d)[dims - 1]
+        groups = shape[0] if grouped else 1
+        layer = conv(shape[1] * groups, shape[0], shape[2:], groups=groups)
+    with torch.no_grad():
+        layer.weight.copy_(torch.where(torch.rand_like(layer.weight) < 0.8, 1.0, -1.0))
+    model = nn.Sequential(layer, nn.Flatten())
+    x = torch.rand(4, *([layer.weight.shape[1] * getattr(layer, "groups", 1)] + [6] * dims)) > 0.2
+    x = x.float()
+    qmodel = mct.prepare_qat(model, x).eval()
+    path = mct.export_onnx(qmodel, x, tmp_path / "q.onnx")
+    with torch.no_grad():
+        expected = qmodel(x).numpy()
+    # Saturation would lose tens of steps; a tie at the output at most one.
+    step = np.abs(expected).max() / 127
+    np.testing.assert_allclose(run(path, x)[0], expected, atol=step, rtol=0)
+
+
+def test_names_batch_and_several_inputs_and_outputs(tmp_path: Path) -> None:
+    class Two(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Linear(4, 3), nn.Linear(5, 3)
+
+        def forward(self, left: torch.Tensor, right: torch.Tensor) -> dict[str, torch.Tensor]:
+            a, b = self.a(left), self.b(right)
+            return {"sum": a + b, "pair": (a, F.relu(b))}
+
+    model = Two()
+    example = (torch.randn(2, 4), torch.randn(2, 5))
+    for each in (model, mct.prepare_qat(model, example).eval()):
+        path = mct.export_onnx(
+            each,
+            example,
+            tmp_path / "m.onnx",
+            input_names=["p", "q"],
+            output_names=["s", "a", "b"],
+        )
+        graph = onnx.load(path).graph
+        assert [i.name for i in graph.input] == ["p", "q"]
+        assert [o.name for o in graph.output] == ["s", "a", "b"]
+        assert graph.input[0].type.tensor_type.shape.dim[0].dim_param == "batch"
+        inputs = (torch.randn(7, 4), torch.randn(7, 5))
+        with torch.no_grad():
+            expected = each(*inputs)
+        leaves = (expected["sum"], *expected["pair"])
+        for got, want in zip(run(path, *inputs), leaves, strict=True):
+            np.testing.assert_allclose(got, want.numpy(), atol=1e-5)
+    fixed = mct.export_onnx(model, example, tmp_path / "fixed.onnx", dynamic_batch=False)
+    assert onnx.load(fixed).graph.input[0].type.tensor_type.shape.dim[0].dim_value == 2
+    with pytest.raises(moptcore.Error, match="output_names must be 3 names that differ"):
+        mct.export_onnx(model, example, tmp_path / "m.onnx", output_names=["one"])
+
+
+def test_all_operations_without_a_form_are_named_and_nothing_is_written(tmp_path: Path) -> None:
+    class Odd(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc = nn.Linear(4, 4)
+            self.up = nn.ConvTranspose1d(4, 4, 2)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.cumsum(self.up(self.fc(x).unsqueeze(-1)), 1)
+
+    qmodel = mct.prepare_qat(Odd(), torch.randn(2, 4))
+    with pytest.raises(moptcore.UnsupportedError, match=r"ConvTranspose1d \(up\), cumsum"):
+        mct.export_onnx(qmodel, torch.randn(2, 4), tmp_path / "odd.onnx")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_bad_arguments_are_named(tmp_path: Path) -> None:
+    model, example = nn.Sequential(nn.Linear(4, 2)), torch.randn(2, 4)
+    with pytest.raises(moptcore.Error, match="path must be in an existing directory, got"):
+        mct.export_onnx(model, example, tmp_path / "no" / "m.onnx")
+    with pytest.raises(moptcore.Error, match="path must be a file, got the directory"):
+        mct.export_onnx(model, example, tmp_path)
+    with pytest.raises(moptcore.Error, match=r"opset must be in \[13, 21\], got 9"):
+        mct.export_onnx(model, example, tmp_path / "m.onnx", opset=9)
+    with pytest.raises(TypeError, match="example must be a tensor"):
+        mct.export_onnx(model, "example", tmp_path / "m.onnx")
+    with pytest.raises(TypeError, match=r"model must be a torch\.nn\.Module, got str"):
+        mct.export_onnx("model", example, tmp_path / "m.onnx")

@@ -1,0 +1,251 @@
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+import copy
+import io
+from collections.abc import Iterator
+
+import moptcore
+import moptcore.torch as mct
+import pytest
+import torch
+from moptcore.torch.fake_quantize import _composite, _cpu, fake_quantize
+from python.torch_networks import Residual, networks, trained
+from torch import nn
+from torch.nn import functional as F  # noqa: N812
+
+NETWORKS = sorted(networks())
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    # Tensors here are too small to share among threads.
+    threads = torch.get_num_threads(), moptcore.get_num_threads()
+    torch.set_num_threads(1)
+    moptcore.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads[0])
+    moptcore.set_num_threads(threads[1])
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_training_lowers_the_loss_and_leaves_the_original_alone(name: str) -> None:
+    torch.manual_seed(0)
+    model, shape = networks()[name]
+    before = copy.deepcopy(model.state_dict())
+    qmodel = mct.prepare_qat(model, torch.randn(4, *shape))
+    losses = trained(qmodel, shape, 12)
+    assert losses[-1] < losses[0]
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+    assert [n for n, _ in qmodel.named_parameters()] == [n for n, _ in model.named_parameters()]
+    assert {k for k in qmodel.state_dict() if not k.startswith("_quant.")} == set(before)
+    assert all(row.done for row in qmodel.coverage)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_strip_gives_the_class_back_with_the_trained_weights(name: str) -> None:
+    torch.manual_seed(0)
+    model, shape = networks()[name]
+    qmodel = mct.prepare_qat(model, torch.randn(4, *shape))
+    trained(qmodel, shape, 3)
+    plain = mct.strip(qmodel)
+    assert type(plain) is type(model)
+    state = qmodel.state_dict()
+    assert set(plain.state_dict()) == set(model.state_dict())
+    assert all(torch.equal(value, state[key]) for key, value in plain.state_dict().items())
+    # The stripped copy trains on its own.
+    trained(plain, shape, 1)
+    assert all(torch.equal(value, state[key]) for key, value in qmodel.state_dict().items())
+
+
+@pytest.mark.parametrize("name", ["cnn", "residual", "separable"])
+def test_deepcopy_pickle_and_state_dict_reproduce_the_module(name: str) -> None:
+    torch.manual_seed(0)
+    model, shape = networks()[name]
+    qmodel = mct.prepare_qat(model, torch.randn(4, *shape))
+    trained(qmodel, shape, 2)
+    x = torch.randn(3, *shape)
+    buffer = io.BytesIO()
+    torch.save(qmodel, buffer)
+    buffer.seek(0)
+    loaded = mct.prepare_qat(model, torch.zeros(2, *shape))
+    loaded.load_state_dict(qmodel.state_dict())
+    others = [copy.deepcopy(qmodel), torch.load(buffer, weights_only=False), loaded]
+    expected = qmodel.eval()(x)
+    for other in others:
+        assert torch.equal(other.eval()(x), expected)
+    trained(others[0], shape, 1)
+    assert torch.equal(qmodel.eval()(x), expected)
+
+
+def test_the_original_state_loads() -> None:
+    torch.manual_seed(0)
+    model, qmodel = Residual(), mct.prepare_qat(Residual(), torch.randn(2, 1, 16, 16))
+    assert not any(qmodel.load_state_dict(model.state_dict()))
+    assert torch.equal(qmodel.one.conv1.weight, model.one.conv1.weight)
+
+
+def test_zeros_stay_zero_and_ranges_freeze_in_eval() -> None:
+    torch.manual_seed(0)
+    model = Residual()
+    with torch.no_grad():
+        model.one.conv1.weight *= torch.rand_like(model.one.conv1.weight) > 0.8
+    zeros = model.one.conv1.weight == 0
+    qmodel = mct.prepare_qat(model, torch.randn(2, 1, 16, 16)).eval()
+    layers = {layer._weight[0]: layer for layer in qmodel._quant.values() if hasattr(layer, "kind")}
+    assert (layers[qmodel.one.conv1].folded().weight[zeros] == 0).all()
+    before = copy.deepcopy(qmodel.state_dict())
+    qmodel(10 * torch.randn(2, 1, 16, 16))
+    assert all(torch.equal(value, before[key]) for key, value in qmodel.state_dict().items())
+
+
+def test_folding_equals_batch_norm_on_fake_quantized_weights() -> None:
+    # Per-channel scales commute with BatchNorm's factor: the folded integers are those of the
+    # raw weights, negated where gamma is negative.
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 6, 3), nn.BatchNorm2d(6))
+    norm = model[1]
+    with torch.no_grad():
+        norm.weight.copy_(torch.tensor([1.0, -2.0, 0.5, 0.0, -0.1, 3.0]))
+        norm.bias.normal_()
+        norm.running_mean.normal_()
+        norm.running_var.uniform_(0.5, 2.0)
+    x = torch.randn(4, 3, 8, 8)
+    qmodel = mct.prepare_qat(model, x).eval()
+    layer = next(each for each in qmodel._quant.values() if hasattr(each, "kind"))
+    weight = model[0].weight.detach()
+    scale = layer._scale(weight)
+    q = torch.round(weight / scale.reshape(-1, 1, 1, 1))
+    folded = layer.folded()
+    sign = torch.sign(norm.weight.detach()).reshape(-1, 1, 1, 1)
+    assert torch.equal(folded.weight.float(), q * sign + 0.0)
+    source = layer._source[0]
+    rounded = fake_quantize(x, source.scale, source.zero_point, 0, 255)
+    with torch.no_grad():
+        expected = model[1].eval()(F.conv2d(rounded, q * scale.reshape(-1, 1, 1, 1), model[0].bias))
+        got = layer(rounded)
+    # A bias is rounded to the step s_x * s_w (here below 1e-4); sums of 27 products: 1e-5.
+    assert folded.bias_scale.max() < 1e-3
+    assert (got - expected).abs().max() <= folded.bias_scale.max() / 2 + 1e-4
+
+
+def test_coverage_says_why_a_weight_stays_float_and_strict_refuses() -> None:
+    class Text(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.table = nn.Embedding(7, 4)
+            self.fc = nn.Linear(4, 3)
+            self.spare = nn.Linear(2, 2)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.fc(self.table(x).mean(1))
+
+    example = torch.randint(0, 7, (2, 5))
+    rows = {row.name: row for row in mct.prepare_qat(Text(), example).coverage}
+    assert set(rows) == {"table.weight", "fc.weight", "spare.weight"}
+    assert rows["fc.weight"].done
+    assert "Embedding" in rows["table.weight"].reason
+    assert "does not call it" in rows["spare.weight"].reason
+    with pytest.raises(moptcore.core.CoverageError, match="table"):
+        mct.prepare_qat(Text(), example, strict=True)
+    chosen = mct.prepare_qat(Text(), example, include="fc", strict=True).coverage
+    assert [row.name for row in chosen if row.done] == ["fc.weight"]
+    left = mct.prepare_qat(Text(), example, exclude=[nn.Linear]).coverage
+    assert not any(row.done for row in left)
+    with pytest.raises(ValueError, match="nearest names"):
+        mct.prepare_qat(Text(), example, include="fd")
+
+
+def test_bad_arguments_are_named() -> None:
+    model, x = nn.Sequential(nn.Linear(4, 2)), torch.randn(2, 4)
+    with pytest.raises(moptcore.UnsupportedError, match=r"scheme must be one of \('int8',\), got"):
+        mct.prepare_qat(model, x, scheme="int5")
+    with pytest.raises(moptcore.UnsupportedError, match=r"mode must be one of \('simulate',\)"):
+        mct.prepare_qat(model, x, mode="integer")
+    with pytest.raises(TypeError, match="example must be a tensor or a tuple of tensors, got list"):
+        mct.prepare_qat(model, [[1.0, 2.0]])
+    with pytest.raises(moptcore.Error, match=r"example must fit the model, got \[\(2, 5\)\]"):
+        mct.prepare_qat(model, torch.randn(2, 5))
+    with pytest.raises(moptcore.Error, match="example must not be empty"):
+        mct.prepare_qat(model, torch.randn(0, 4))
+    with pytest.raises(TypeError, match=r"model must be a torch\.nn\.Module"):
+        mct.prepare_qat(lambda x: x, x)
+    with pytest.raises(moptcore.Error, match="must not be prepared already"):
+        mct.prepare_qat(mct.prepare_qat(model, x), x)
+
+
+def test_control_flow_on_data_is_refused_with_its_line() -> None:
+    class Branching(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            if x.sum() > 0:
+                return x
+            return -x
+
+    with pytest.raises(moptcore.UnsupportedError, match=r"test_torch_qat\.py:\d+: if x\.sum\(\)"):
+        mct.prepare_qat(Branching(), torch.randn(2, 4))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("axis", [None, 0, -1])
+def test_composite_has_the_bits_of_the_core(dtype: torch.dtype, axis: int | None) -> None:
+    torch.manual_seed(0)
+    x = (4 * torch.randn(5, 3, 6)).to(dtype)
+    x[0, 0] = torch.tensor([0.0, -0.0, float("nan"), float("inf"), -float("inf"), 0.375])
+    count = 1 if axis is None else x.shape[axis]
+    scale = torch.full((count,), 0.25) / torch.arange(1, count + 1)
+    zero_point = torch.arange(count, dtype=torch.int32) - 1
+    y, bits = _cpu(x, scale, zero_point, -8, 7, axis)
+    y2, bits2 = _composite(x, scale, zero_point, -8, 7, axis)
+    assert torch.equal(y.nan_to_num(99.0), y2.nan_to_num(99.0))
+    assert torch.equal(torch.signbit(y[~y.isnan()]), torch.signbit(y2[~y2.isnan()]))
+    assert torch.equal(bits, bits2)
+
+
+def test_gradient_passes_inside_the_range_only() -> None:
+    x = torch.tensor([-3.0, -2.2, -0.1, 0.4, 1.7, 1.8, 9.0], requires_grad=True)
+    scale, zero_point = torch.tensor(0.5), torch.tensor(0, dtype=torch.int32)
+    # [-4, 3] times 0.5: -2.2 rounds to -4 and 1.7 to 3, inside; 1.8 rounds to 4, outside.
+    y = fake_quantize(x, scale, zero_point, -4, 3)
+    torch.testing.assert_close(y, torch.tensor([-2.0, -2.0, 0.0, 0.5, 1.5, 1.5, 1.5]))
+    y.backward(torch.arange(1.0, 8.0))
+    assert x.grad is not None
+    assert x.grad.tolist() == [0.0, 2.0, 3.0, 4.0, 5.0, 0.0, 0.0]
+
+
+@pytest.mark.parametrize("axis", [None, 1])
+def test_operator_passes_opcheck(axis: int | None) -> None:
+    count = 1 if axis is None else 3
+    scale, zero_point = torch.full((count,), 0.1), torch.zeros(count, dtype=torch.int32)
+    for requires_grad in (False, True):
+        x = torch.randn(4, 3, requires_grad=requires_grad)
+        torch.library.opcheck(
+            torch.ops.moptcore.fake_quantize.default, (x, scale, zero_point, -128, 127, axis)
+        )
+    bits = torch.randint(0, 256, (2,), dtype=torch.uint8)
+    torch.library.opcheck(
+        torch.ops.moptcore.fake_quantize_backward.default,
+        (torch.randn(4, 3, requires_grad=True), bits),
+    )
+
+
+def test_compiles_as_one_graph() -> None:
+    scale, zero_point = torch.tensor([0.1]), torch.tensor([3], dtype=torch.int32)
+
+    def loss(x: torch.Tensor) -> torch.Tensor:
+        return (fake_quantize(x, scale, zero_point, 0, 255) ** 2).sum()
+
+    x = torch.randn(50, requires_grad=True)
+    loss(x).backward()
+    expected, x.grad = x.grad, None
+    torch.compile(loss, fullgraph=True, backend="aot_eager")(x).backward()
+    assert torch.equal(x.grad, expected)
+
+
+def test_trains_under_autocast() -> None:
+    torch.manual_seed(0)
+    qmodel = mct.prepare_qat(Residual(), torch.randn(2, 1, 16, 16))
+    x, y = torch.randn(8, 1, 16, 16), torch.randint(0, 10, (8,))
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = F.cross_entropy(qmodel(x), y)
+    loss.backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in qmodel.parameters())
