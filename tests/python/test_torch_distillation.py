@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+from collections.abc import Iterator
 from typing import Any
 
 import moptcore
@@ -11,6 +12,18 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    # Threads that wait by spinning make small tensors slow on a busy machine.
+    threads = torch.get_num_threads(), moptcore.get_num_threads()
+    torch.set_num_threads(1)
+    moptcore.set_num_threads(1)
+    torch.manual_seed(0)
+    yield
+    torch.set_num_threads(threads[0])
+    moptcore.set_num_threads(threads[1])
 
 
 def logits(*shape: int, seed: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
@@ -192,7 +205,6 @@ def test_feature_loss_is_the_weighted_sum_and_trains_its_adaptor() -> None:
 
 
 def test_a_student_learns_from_a_teacher() -> None:
-    torch.manual_seed(0)
     teacher, student = nn.Linear(6, 4), nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 4))
     optimizer = torch.optim.Adam(student.parameters(), lr=0.03)
     loss_fn = mct.DistillationLoss(2.0, 1.0)

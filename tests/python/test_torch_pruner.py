@@ -20,11 +20,14 @@ from torch.utils.checkpoint import checkpoint
 
 @pytest.fixture(autouse=True)
 def _one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
+    # Threads that wait by spinning make small tensors slow on a busy machine.
+    threads = torch.get_num_threads(), moptcore.get_num_threads()
     torch.set_num_threads(1)
+    moptcore.set_num_threads(1)
     torch.manual_seed(0)
     yield
-    torch.set_num_threads(threads)
+    torch.set_num_threads(threads[0])
+    moptcore.set_num_threads(threads[1])
 
 
 class Net(nn.Module):
@@ -462,6 +465,39 @@ def test_a_compiled_model_is_pruned_under_its_own_names() -> None:
     assert int((model[0].weight == 0).sum()) == 12
     x = torch.randn(3, 6)
     torch.testing.assert_close(compiled(x), model(x))
+
+
+def test_a_data_parallel_model_is_pruned_under_its_own_names() -> None:
+    torch.distributed.init_process_group(
+        "gloo", store=torch.distributed.HashStore(), rank=0, world_size=1
+    )
+    try:
+        model = nn.Linear(6, 4)
+        parallel = nn.parallel.DistributedDataParallel(model)
+        optimizer = torch.optim.SGD(parallel.parameters(), lr=0.1)
+        pruner = mct.Pruner(parallel, ConstantSparsity(0.5, 1))
+        parallel(torch.randn(3, 6)).square().sum().backward()
+        optimizer.step()
+        pruner.step()
+        assert list(pruner.masks) == ["weight"]
+        assert int((model.weight == 0).sum()) == 12
+    finally:
+        torch.distributed.destroy_process_group()
+
+
+def test_a_pruner_survives_a_pickle() -> None:
+    model = Net()
+    pruner = mct.Pruner(model, ramp())
+    for _ in range(5):
+        pruner.step()
+    twin: mct.Pruner = pickle.loads(pickle.dumps(pruner))
+    for _ in range(4):
+        pruner.step()
+        twin.step()
+    for (key, value), other in zip(
+        pruner.state_dict().items(), twin.state_dict().values(), strict=True
+    ):
+        np.testing.assert_array_equal(value, other, err_msg=key)
 
 
 def test_a_pruner_follows_to_another_module_with_the_same_names() -> None:
