@@ -1,0 +1,257 @@
+# SPDX-License-Identifier: Apache-2.0
+# Written by scripts/stubs.
+"""
+Ranges, quantization and fake quantization.
+"""
+
+from __future__ import annotations
+import collections.abc
+import typing
+
+ArrayLike = typing.Any
+__all__: list[str] = [
+    "MinMaxObserver",
+    "MovingAverageObserver",
+    "QParams",
+    "dequantize",
+    "fake_quantize",
+    "fake_quantize_affine",
+    "fake_quantize_backward",
+    "fake_quantize_range",
+    "qparams_from_range",
+    "quantize",
+]
+
+class QParams:
+    """
+    Scale, zero point and integer range of a quantized tensor: real = (q - zero_point) * scale. Immutable.
+    """
+    def __eq__(self, arg0: object) -> bool: ...
+    def __getstate__(self) -> tuple[typing.Any, ...]: ...
+    def __hash__(self) -> int: ...
+    def __init__(
+        self,
+        scale: typing.Any,
+        zero_point: typing.Any = 0,
+        dtype: typing.Any = "int8",
+        axis: int | None = None,
+        qmin: int | None = None,
+        qmax: int | None = None,
+    ) -> None:
+        """
+        scale: finite, > 0, one number or one for each index of `axis`.
+        zero_point: integer in [qmin, qmax]; one number serves all scales.
+        dtype: int8, uint8, int16, uint16, int4 or uint4.
+        qmin, qmax: None is the dtype's full range.
+        """
+    def __repr__(self) -> str: ...
+    def __setstate__(self, arg0: tuple[typing.Any, ...]) -> None: ...
+    @property
+    def axis(self) -> int | None: ...
+    @property
+    def dtype(self) -> str: ...
+    @property
+    def qmax(self) -> int: ...
+    @property
+    def qmin(self) -> int: ...
+    @property
+    def scale(self) -> typing.Any:
+        """
+        float, or float32 vector over `axis`.
+        """
+    @property
+    def zero_point(self) -> typing.Any:
+        """
+        int, or int32 vector over `axis`.
+        """
+
+class MinMaxObserver:
+    """
+    Smallest and largest value of all updates, in all or along an axis.
+    """
+
+    __hash__: typing.ClassVar[None] = None  # type: ignore[assignment]
+    def __eq__(self, arg0: object) -> bool: ...
+    def __getstate__(self) -> tuple[int | None, list[float], list[float]]: ...
+    def __init__(self, axis: int | None = None) -> None: ...
+    def __repr__(self) -> str: ...
+    def __setstate__(self, arg0: tuple[typing.Any, ...]) -> None: ...
+    def load_state_dict(self, state: dict[str, typing.Any], strict: bool = True) -> None:
+        """
+        Continues from what state_dict() gave.
+        """
+    def merge(self, other: MinMaxObserver) -> None:
+        """
+        As if this one had seen other's updates.
+        """
+    def qparams(
+        self, dtype: typing.Any = "int8", symmetric: bool = True, compat: str | None = None
+    ) -> QParams:
+        """
+        The QParams of the range; see qparams_from_range.
+        """
+    def reset(self) -> None:
+        """
+        Forgets everything seen.
+        """
+    def state_dict(self) -> dict[str, typing.Any]:
+        """
+        The range as a dict[str, typing.Any] of arrays.
+        """
+    def update(self, x: ArrayLike, nonfinite: str = "error") -> None:
+        """
+        Observes x. NaN and infinities raise NonFiniteError, or are left out with "skip".
+        """
+    @property
+    def axis(self) -> int | None: ...
+    @property
+    def max(self) -> typing.Any: ...
+    @property
+    def min(self) -> typing.Any:
+        """
+        float32 vector: one value, or one for each index of `axis`; empty before the first update.
+        """
+
+class MovingAverageObserver:
+    """
+    Exponential mean of each update's smallest and largest value; the first update sets both.
+    """
+
+    __hash__: typing.ClassVar[None] = None  # type: ignore[assignment]
+    def __eq__(self, arg0: object) -> bool: ...
+    def __getstate__(self) -> tuple[float, int | None, list[float], list[float]]: ...
+    def __init__(self, momentum: float = 0.01, axis: int | None = None) -> None: ...
+    def __repr__(self) -> str: ...
+    def __setstate__(self, arg0: tuple[typing.Any, ...]) -> None: ...
+    def load_state_dict(self, state: dict[str, typing.Any], strict: bool = True) -> None:
+        """
+        Continues from what state_dict() gave.
+        """
+    def qparams(
+        self, dtype: typing.Any = "int8", symmetric: bool = True, compat: str | None = None
+    ) -> QParams:
+        """
+        The QParams of the range; see qparams_from_range.
+        """
+    def reset(self) -> None:
+        """
+        Forgets everything seen.
+        """
+    def state_dict(self) -> dict[str, typing.Any]:
+        """
+        The range as a dict[str, typing.Any] of arrays.
+        """
+    def update(self, x: ArrayLike, nonfinite: str = "error") -> None:
+        """
+        Observes x. NaN and infinities raise NonFiniteError, or are left out with "skip".
+        """
+    @property
+    def axis(self) -> int | None: ...
+    @property
+    def max(self) -> typing.Any: ...
+    @property
+    def min(self) -> typing.Any:
+        """
+        float32 vector: one value, or one for each index of `axis`; empty before the first update.
+        """
+    @property
+    def momentum(self) -> float: ...
+
+def dequantize(
+    q: ArrayLike,
+    qp: QParams,
+    out: typing.Any = None,
+    shape: collections.abc.Sequence[int] | None = None,
+    packed: bool = True,
+) -> typing.Any:
+    """
+    (q - zero_point) * scale as float32, or in the floating dtype of `out`. Packed int4 and
+    uint4 need `shape` or `out`.
+    """
+
+def fake_quantize(
+    x: ArrayLike,
+    qp: QParams,
+    out: typing.Any = None,
+    bits: ArrayLike | None = None,
+    nonfinite: str = "propagate",
+    compat: str | None = None,
+) -> typing.Any:
+    """
+    dequantize(quantize(x, qp), qp) in one pass, bit for bit, in x's dtype.
+
+    bits: uint8 buffer of ceil(n / 8) bytes for the gradient's mask: bit i % 8 of byte i // 8
+    is 1 where the i-th element (row-major) rounds to an integer in [qmin, qmax] unsaturated.
+    nonfinite: NaN stays NaN ("propagate"), becomes 0 ("zero_point") or raises ("error");
+    infinities saturate. compat: "torch" or "tflite" round as those do.
+    """
+
+def fake_quantize_affine(
+    x: ArrayLike,
+    scale: ArrayLike,
+    zero_point: ArrayLike,
+    qmin: int,
+    qmax: int,
+    axis: int | None = None,
+    out: typing.Any = None,
+    bits: ArrayLike | None = None,
+    compat: str | None = None,
+) -> typing.Any:
+    """
+    fake_quantize with the grid as arrays: scale float32 and zero_point int32, one number or
+    one for each index of `axis`. NaN stays NaN. For framework adapters.
+    """
+
+def fake_quantize_backward(grad: ArrayLike, bits: ArrayLike, out: typing.Any = None) -> typing.Any:
+    """
+    The gradient of fake_quantize: grad where the bit is set, else 0 (also where grad is NaN).
+    """
+
+def fake_quantize_range(
+    x: ArrayLike,
+    min: typing.Any,
+    max: typing.Any,
+    num_bits: int = 8,
+    narrow_range: bool = False,
+    axis: int | None = None,
+    out: typing.Any = None,
+    bits: ArrayLike | None = None,
+    compat: str | None = "tf",
+) -> typing.Any:
+    """
+    tf.quantization.fake_quant_with_min_max_vars, or with an axis its _per_channel form on
+    any axis, bit for bit. bits: min <= x <= max of the nudged range.
+    """
+
+def qparams_from_range(
+    min: typing.Any,
+    max: typing.Any,
+    dtype: typing.Any = "int8",
+    symmetric: bool = True,
+    axis: int | None = None,
+    compat: str | None = None,
+) -> QParams:
+    """
+    The QParams that cover [min, max], extended to hold 0.
+
+    symmetric: scale = absmax / 127 and integers [-127, 127] for int8; else the full range
+    with a zero point. A range of nothing but 0 gives scale 1; no scale is below 2^-126.
+    compat: "torch" follows torch.ao's observers, "tflite" TFLite.
+    """
+
+def quantize(
+    x: ArrayLike,
+    qp: QParams,
+    out: typing.Any = None,
+    nonfinite: str = "error",
+    compat: str | None = None,
+    packed: bool = True,
+) -> typing.Any:
+    """
+    Integers of qp.dtype: clamp(rint(x / scale) + zero_point, qmin, qmax), ties to even, as
+    ONNX QuantizeLinear. Infinities saturate; NaN raises NonFiniteError or, with
+    nonfinite="zero_point", becomes zero_point. compat: "torch" multiplies by 1 / scale,
+    "tflite" rounds ties away from zero.
+    int4, uint4: a uint8 vector, element 2i in the low nibble of byte i, 2i + 1 in the high
+    one, row-major; packed=False: one int8 or uint8 an element.
+    """
