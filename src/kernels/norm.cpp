@@ -37,7 +37,7 @@ struct Largest {
   template <class D, class V>
   static HWY_INLINE V Step(D, V best, V x) {
     const auto magnitude = hn::Abs(x);
-    const auto better = hn::Or(hn::Gt(magnitude, best), hn::Ne(magnitude, magnitude));
+    const auto better = hn::Or(hn::Gt(magnitude, best), hn::IsNaN(magnitude));
     return hn::IfThenElse(better, magnitude, best);
   }
   static HWY_INLINE double Step(double best, double x) { return Join(best, x < 0 ? -x : x); }

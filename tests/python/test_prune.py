@@ -432,6 +432,20 @@ def test_equal_slices_keep_the_first_and_extreme_norms_do_not_overflow():
     assert prune.structured_mask(wide, 0.5, 0, 10.0).tolist() == [False, True, True, False]
 
 
+@pytest.mark.parametrize("order", [1, 2, math.inf, 3])
+@pytest.mark.parametrize("axis", [0, 1])
+def test_a_slice_with_nan_is_refused_or_ranks_as_asked(order, axis):
+    weights = np.arange(1.0, 1601.0).reshape(40, 40)
+    weights[10, 20] = math.nan
+    with pytest.raises(mc.NonFiniteError, match="got NaN at flat index 420"):
+        prune.structured_mask(weights, 0.5, axis, order)
+    broken = (10, 20)[axis]
+    first = prune.structured_mask(weights, 1 / 40, axis, order, nonfinite="prune_first")
+    assert first.nonzero()[0].tolist() == [i for i in range(40) if i != broken]
+    keep = prune.structured_mask(weights, 39 / 40, axis, order, nonfinite="keep")
+    assert keep.nonzero()[0].tolist() == [broken]
+
+
 def test_structured_mask_takes_a_score_for_each_slice():
     weights = np.ones((2, 5, 3), np.float32)
     scores = [3, -1, 2, -5, 0]

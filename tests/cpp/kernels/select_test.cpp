@@ -1,0 +1,133 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "catch.hpp"
+
+#include <moptcore/core/isa.hpp>
+#include <moptcore/core/random.hpp>
+
+#include <algorithm>
+#include <limits>
+#include <vector>
+
+#include "kernels/select.hpp"
+
+using namespace moptcore;
+
+namespace {
+
+auto run(const std::int16_t* src, std::int64_t n, std::int16_t mask, std::int16_t low,
+         std::int16_t high, std::uint8_t* bits, std::int16_t* inside, std::int16_t* positions) {
+  return kernels::bracket_s16(src, n, mask, low, high, bits, inside, positions);
+}
+auto run(const std::int32_t* src, std::int64_t n, std::int32_t mask, std::int32_t low,
+         std::int32_t high, std::uint8_t* bits, std::int32_t* inside, std::int32_t* positions) {
+  return kernels::bracket_s32(src, n, mask, low, high, bits, inside, positions);
+}
+auto run(const std::int64_t* src, std::int64_t n, std::int64_t mask, std::int64_t low,
+         std::int64_t high, std::uint8_t* bits, std::int64_t* inside, std::int64_t* positions) {
+  return kernels::bracket_s64(src, n, mask, low, high, bits, inside, positions);
+}
+void above(const std::int16_t* src, std::int64_t n, std::int16_t mask, std::int16_t threshold,
+           std::uint8_t* bits) {
+  kernels::above_s16(src, n, mask, threshold, bits);
+}
+void above(const std::int32_t* src, std::int64_t n, std::int32_t mask, std::int32_t threshold,
+           std::uint8_t* bits) {
+  kernels::above_s32(src, n, mask, threshold, bits);
+}
+void above(const std::int64_t* src, std::int64_t n, std::int64_t mask, std::int64_t threshold,
+           std::uint8_t* bits) {
+  kernels::above_s64(src, n, mask, threshold, bits);
+}
+std::int16_t largest(const std::int16_t* src, std::int64_t n, std::int16_t mask) {
+  return kernels::largest_s16(src, n, mask);
+}
+std::int32_t largest(const std::int32_t* src, std::int64_t n, std::int32_t mask) {
+  return kernels::largest_s32(src, n, mask);
+}
+std::int64_t largest(const std::int64_t* src, std::int64_t n, std::int64_t mask) {
+  return kernels::largest_s64(src, n, mask);
+}
+
+// Few distinct values, the extremes among them, so that every branch is met.
+template <class Key>
+std::vector<Key> keys_of(std::size_t n, std::uint64_t seed) {
+  const Philox philox(seed);
+  std::vector<Key> keys(n);
+  for (std::size_t i = 0; i < n; ++i) {
+    const std::uint32_t word = philox.word(i);
+    keys[i] = static_cast<Key>(word % 23) - 11;
+    if (word % 41 == 0) keys[i] = std::numeric_limits<Key>::max();
+    if (word % 43 == 0) keys[i] = std::numeric_limits<Key>::min();
+  }
+  return keys;
+}
+
+template <class Key>
+void sweep() {
+  const Key min = std::numeric_limits<Key>::min();
+  const Key max = std::numeric_limits<Key>::max();
+  for (const std::size_t n : {1u, 3u, 7u, 8u, 9u, 15u, 16u, 17u, 31u, 33u, 64u, 130u, 4096u}) {
+    for (const std::size_t offset : {0u, 1u, 5u}) {
+      const auto all = keys_of<Key>(n + offset, n);
+      const Key* src = all.data() + offset;
+      for (const Key mask : {static_cast<Key>(-1), max}) {
+        for (const auto& [low, high] : std::vector<std::pair<Key, Key>>{
+                 {min, max}, {-4, 5}, {0, 1}, {min, 3}, {3, max}, {max - 1, max}}) {
+          CAPTURE(sizeof(Key), n, offset, mask, low, high);
+          std::vector<Key> inside;
+          std::vector<Key> positions;
+          std::vector<std::uint8_t> bits((n + 7) / 8);
+          kernels::Bracket<Key> expected;
+          expected.largest = min;
+          for (std::size_t i = 0; i < n; ++i) {
+            const Key key = static_cast<Key>(src[i] & mask);
+            expected.largest = std::max(expected.largest, key);
+            if (key < low) ++expected.below;
+            else if (key == low) ++expected.at_low;
+            else if (key < high) {
+              inside.push_back(key);
+              positions.push_back(static_cast<Key>(i));
+            } else {
+              bits[i / 8] = static_cast<std::uint8_t>(bits[i / 8] | (1u << (i % 8)));
+            }
+          }
+          std::vector<std::uint8_t> got_bits(bits.size() + 1, 0xa5);
+          std::vector<Key> got_inside(n + kernels::kBracketSlack);
+          std::vector<Key> got_positions(n + kernels::kBracketSlack);
+          const auto got = run(src, static_cast<std::int64_t>(n), mask, low, high,
+                               got_bits.data(), got_inside.data(), got_positions.data());
+          CHECK(got.below == expected.below);
+          CHECK(got.at_low == expected.at_low);
+          CHECK(got.largest == expected.largest);
+          REQUIRE(got.inside == static_cast<std::int64_t>(inside.size()));
+          CHECK(std::equal(inside.begin(), inside.end(), got_inside.begin()));
+          CHECK(std::equal(positions.begin(), positions.end(), got_positions.begin()));
+          CHECK(std::equal(bits.begin(), bits.end(), got_bits.begin()));
+          CHECK(got_bits.back() == 0xa5);
+          CHECK(largest(src, static_cast<std::int64_t>(n), mask) == expected.largest);
+
+          std::fill(got_bits.begin(), got_bits.end(), std::uint8_t{0xa5});
+          above(src, static_cast<std::int64_t>(n), mask, static_cast<Key>(high - 1),
+                got_bits.data());
+          CHECK(std::equal(bits.begin(), bits.end(), got_bits.begin()));
+          CHECK(got_bits.back() == 0xa5);
+        }
+      }
+    }
+  }
+}
+
+}  // namespace
+
+TEST_CASE("Brackets count, mark and collect alike on every target", "[kernels][prune]") {
+  REQUIRE_FALSE(available_isas().empty());
+  for (const auto& isa : available_isas()) {
+    set_max_isa(isa);
+    REQUIRE(current_isa() == isa);
+    CAPTURE(isa);
+    sweep<std::int16_t>();
+    sweep<std::int32_t>();
+    sweep<std::int64_t>();
+  }
+  set_max_isa("");
+}
