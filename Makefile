@@ -8,17 +8,13 @@ SHELL := /bin/bash
 root := $(CURDIR)
 export PATH := $(root)/.venv/bin:$(PATH)
 export PYTHONPATH := $(root)/python$(if $(PYTHONPATH),:$(PYTHONPATH))
-# Where scripts/bootstrap unpacked Debian packages for want of root.
-ifneq ($(wildcard .deps/usr),)
+# Where scripts/bootstrap unpacks Debian packages for want of root.
 export CMAKE_PREFIX_PATH := $(root)/.deps/usr$(if $(CMAKE_PREFIX_PATH),:$(CMAKE_PREFIX_PATH))
-endif
+export MOPTCORE_ASSETS ?= $(root)/.deps
 # One compiler cache for every checkout of this repository.
 export CCACHE_BASEDIR ?= $(root)
 export CCACHE_NOHASHDIR ?= 1
 export CMAKE_BUILD_PARALLEL_LEVEL ?= $(shell nproc 2>/dev/null || echo 2)
-ifneq ($(wildcard .deps/usr/share/datasets),)
-export MOPTCORE_ASSETS ?= $(root)/.deps
-endif
 
 help:
 	@echo "make demo       compress a real network and look at the report (about 3 minutes)"

@@ -14,21 +14,29 @@ namespace {
 
 // Errors in Python: moptcore.Error is a ValueError, DTypeError a TypeError as well.
 void bind_errors(py::module_& m) {
-  static py::handle error = PyErr_NewException("moptcore.Error", PyExc_ValueError, nullptr);
-  const auto derive = [&m](const char* name, py::handle base, PyObject* other) {
+  static py::handle error = PyErr_NewExceptionWithDoc(
+      "moptcore.Error", "A bad argument: the text names it, the rule and the value.",
+      PyExc_ValueError, nullptr);
+  const auto derive = [&m](const char* name, py::handle base, PyObject* other, const char* doc) {
     py::object bases = other == nullptr
                            ? py::object(py::reinterpret_borrow<py::object>(base))
                            : py::object(py::make_tuple(base, py::handle(other)));
-    py::handle made = PyErr_NewException((std::string("moptcore.") + name).c_str(), bases.ptr(), nullptr);
+    py::handle made = PyErr_NewExceptionWithDoc((std::string("moptcore.") + name).c_str(), doc,
+                                                bases.ptr(), nullptr);
     m.attr(name) = made;
     return made;
   };
   m.attr("Error") = error;
-  static py::handle dtype = derive("DTypeError", error, PyExc_TypeError);
-  static py::handle non_finite = derive("NonFiniteError", error, nullptr);
-  static py::handle unsupported = derive("UnsupportedError", error, nullptr);
-  static py::handle format = derive("FormatError", error, nullptr);
-  derive("CoverageError", error, nullptr);
+  static py::handle dtype = derive("DTypeError", error, PyExc_TypeError,
+                                    "An array of a dtype or layout that is not taken.");
+  static py::handle non_finite = derive("NonFiniteError", error, nullptr,
+                                         "NaN or infinity where it has no meaning.");
+  static py::handle unsupported = derive("UnsupportedError", error, nullptr,
+                                          "Meaningful, but not offered: the text says what is.");
+  static py::handle format = derive("FormatError", error, nullptr,
+                                     "A file or state that does not follow its format.");
+  derive("CoverageError", error, nullptr,
+         "strict=True, and a selected layer cannot be compressed; the text has every row.");
   py::register_exception_translator([](std::exception_ptr raised) {
     try {
       if (raised) std::rethrow_exception(raised);

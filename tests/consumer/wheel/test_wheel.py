@@ -28,8 +28,8 @@ frameworks = {"torch", "tensorflow", "keras", "jax", "onnx", "onnxruntime", "typ
               "matplotlib", "plotly", "jinja2", "pandas", "scipy"}
 assert not frameworks & set(sys.modules), frameworks & set(sys.modules)
 import numpy
-moptcore.set_num_threads(1)
-assert moptcore.get_num_threads() == 1
+mask = moptcore.prune.magnitude_mask(numpy.array([1.0, -3.0, 2.0, -0.5]), 0.5)
+assert mask.tolist() == [False, True, True, False]
 print(moptcore.__version__, moptcore.__file__)
 """
 
