@@ -131,7 +131,7 @@ py::object structured_mask(const Array& weights, double sparsity, std::int64_t a
                            const py::object& out, bool packed) {
   constexpr auto where = "prune.structured_mask";
   const prune::StructuredOptions options{axis, ord, view_of(scores),
-                                         nonfinite_from(nonfinite, where)};
+                                         nonfinite_from(nonfinite, where), expand};
   check(weights.view().rank() >= 1, where, "weights must have at least 1 dimension",
         weights.view().rank());
   const Shape units{weights.shape()[normalize_axis(axis, weights.view().rank(), where)]};

@@ -423,8 +423,9 @@ void structured_mask(const AnyView& weights, double sparsity, const MutableAnyVi
   const AxisSplit split(weights.shape(), axis);
   const Shape units{split.extent};
   const Shape packed{packed_size(split.extent)};
-  const bool expand = !(mask.shape() == units ||
-                        (mask.dtype() == DType::uint8 && mask.shape() == packed));
+  const bool expand =
+      options.expand.value_or(!(mask.dtype() == DType::uint8 ? mask.shape() == packed
+                                                             : mask.shape() == units));
   check_mask(mask, expand ? weights.shape() : units, where, "mask");
   check_no_partial_overlap(weights, mask, where, "mask");
   std::vector<std::uint8_t> kept;

@@ -107,6 +107,16 @@ def test_composite_masks_of_groups_agree_with_the_core_where_sums_are_exact() ->
             assert torch.equal(composite.block_mask(matrix, sparsity, block), expected), block
 
 
+@pytest.mark.parametrize("shape", [(3, 2), (5, 8), (1, 7), (6, 9)])
+def test_packed_structured_masks_have_the_shape_that_was_asked_for(shape: tuple[int, int]) -> None:
+    # One bit a slice and one bit a weight may take the same number of bytes.
+    weights = sample(*shape)
+    for expand, unpacked in ((True, shape), (False, shape[:1])):
+        mask = prune.structured_mask(weights, 0.4, expand=expand)
+        bits = prune.structured_mask(weights, 0.4, expand=expand, packed=True)
+        assert torch.equal(prune.unpack_mask(bits, unpacked), mask)
+
+
 @pytest.mark.parametrize("function", [composite.magnitude_mask, mct.magnitude_mask])
 def test_masks_refuse_nan_and_sparsity_out_of_range(function: Any) -> None:
     weights = sample(3, 3)

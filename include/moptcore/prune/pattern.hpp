@@ -17,6 +17,9 @@ struct StructuredOptions {
   /// One number for each slice to rank them by instead of the norm.
   std::optional<AnyView> scores;
   NonFinite nonfinite = NonFinite::error;
+  /// Whether `mask` has the shape of the weights or one element for each slice. Its own shape
+  /// tells by default; packed masks of both kinds may have the same size, then the slices win.
+  std::optional<bool> expand;
 };
 
 /// Prunes the zero_count(extent, sparsity) slices of smallest norm; of equal ones the first are
