@@ -517,6 +517,47 @@ def test_a_pruner_follows_to_another_module_with_the_same_names() -> None:
     pruner.step()
 
 
+@pytest.mark.parametrize(
+    ("scope", "structure"),
+    [("layer", None), ("global", None), ("layer", "channel"), ("layer", (2, 4))],
+)
+def test_zeros_stay_zero_through_quantization_aware_training(scope: str, structure: Any) -> None:
+    model = nn.Sequential(
+        nn.Conv2d(4, 8, 3, bias=False),
+        nn.BatchNorm2d(8),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(8, 5),
+    )
+    keys = list(model.state_dict())
+    x, y = torch.randn(16, 4, 6, 6), torch.randint(0, 5, (16,))
+
+    def train(module: nn.Module, pruner: mct.Pruner) -> None:
+        optimizer = torch.optim.AdamW(module.parameters(), 1e-2)
+        for _ in range(8):
+            optimizer.zero_grad()
+            nn.functional.cross_entropy(module(x), y).backward()
+            optimizer.step()
+            pruner.step()
+
+    schedule = ramp(end=6, final=0.5, frequency=2)
+    pruner = mct.Pruner(model, schedule, scope=scope, structure=structure)
+    train(model, pruner)
+    masks = pruner.masks
+    assert set(masks) == {"0.weight", "5.weight"}
+    quantized = mct.prepare_qat(model, x[:1])
+    keeper = mct.Pruner(quantized, schedule, scope=scope, structure=structure)
+    keeper.load_state_dict(pruner.state_dict())
+    train(quantized, keeper)
+    stripped = mct.strip(quantized)
+    assert type(stripped) is nn.Sequential
+    assert list(stripped.state_dict()) == keys
+    for name, mask in masks.items():
+        for module in (quantized, stripped):
+            assert (module.get_parameter(name).detach()[~mask] == 0).all(), name
+
+
 def test_a_schedule_that_never_prunes_is_reported() -> None:
     class Never:
         def sparsity(self, step: int) -> float:
