@@ -244,6 +244,10 @@ def test_bad_inputs_are_named() -> None:
     student = logits(4, 6, seed=1)
     with pytest.raises(moptcore.Error, match=r"teacher_logits must match .*\(4, 6\), got \(4, 5\)"):
         loss_fn(student, logits(4, 5, seed=2))
+    with pytest.raises(TypeError, match="student_logits must be a Tensor, got ndarray"):
+        loss_fn(student.numpy(), student)
+    with pytest.raises(moptcore.DTypeError, match="labels must have an integer dtype"):
+        loss_fn(student, student, torch.zeros(4))
     for bad in (6, -1):
         with pytest.raises(moptcore.Error, match="labels must be"):
             loss_fn(student, student, torch.tensor([0, 1, bad, 2]))

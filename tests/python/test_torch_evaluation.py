@@ -66,6 +66,8 @@ def test_the_latency_is_that_of_the_asked_batch() -> None:
 
 def test_bad_input_is_refused() -> None:
     model = nn.Linear(6, 4)
+    with pytest.raises(TypeError, match=r"\[torch.evaluate\] model must be a Module, got str"):
+        mct.evaluate("model", data())
     with pytest.raises(moptcore.Error, match="data must hold at least one sample"):
         mct.evaluate(model, [])
     with pytest.raises(moptcore.Error, match="one y per x, got 5 and 3"):

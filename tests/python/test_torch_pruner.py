@@ -618,12 +618,14 @@ def test_a_schedule_that_leaves_its_range_is_refused_and_nothing_changes() -> No
 
 def test_parameters_that_are_not_plain_are_reported() -> None:
     model = nn.Sequential(nn.LazyLinear(3), nn.Linear(4, 4, device="meta"), nn.Linear(3, 3))
+    model[2].register_parameter("row", nn.Parameter(torch.ones(1, 3).expand(3, 3)))
     model[2].register_parameter("codes", nn.Parameter(torch.ones(2, 2).int(), requires_grad=False))
     rows = {row.name: row for row in mct.Pruner(model, ConstantSparsity(0.5, 1)).coverage}
     assert {name: row.reason for name, row in rows.items() if not row.done} == {
         "0.weight": "not initialized yet: run one batch first",
         "0.bias": "not initialized yet: run one batch first",
         "1.weight": "on the meta device",
+        "2.row": "its elements share memory",
         "2.codes": "dtype torch.int32",
     }
     assert rows["2.weight"].done

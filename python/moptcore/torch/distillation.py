@@ -66,6 +66,9 @@ class DistillationLoss(torch.nn.Module):
         Raises Error for shapes that disagree and labels out of range.
         """
         where = "torch.DistillationLoss"
+        for name, given in (("student_logits", student_logits), ("teacher_logits", teacher_logits)):
+            if not isinstance(given, torch.Tensor):
+                raise TypeError(f"[{where}] {name} must be a Tensor, got {type(given).__name__}")
         if student_logits.shape != teacher_logits.shape:
             raise Error(
                 f"[{where}] teacher_logits must match student_logits {tuple(student_logits.shape)}"

@@ -42,6 +42,8 @@ def evaluate(
     training mode of every submodule back. Raises Error for data without samples.
     """
     where = "torch.evaluate"
+    if not isinstance(model, torch.nn.Module):
+        raise TypeError(f"[{where}] model must be a Module, got {type(model).__name__}")
     for name, value in (("batch_size", batch_size), ("latency_batch", latency_batch)):
         if value < 1:
             raise Error(f"[{where}] {name} must be >= 1, got {value}")

@@ -101,6 +101,10 @@ def rule_for(
         return None, f"dtype {parameter.dtype}"
     if parameter.numel() == 0:
         return None, "empty"
+    if any(
+        step == 0 < size - 1 for step, size in zip(parameter.stride(), parameter.shape, strict=True)
+    ):
+        return None, "its elements share memory"
     if structure is None:
         return Rule("weight"), ""
     if structure == "channel":
