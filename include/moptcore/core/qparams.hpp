@@ -78,9 +78,9 @@ inline void check_grids(const GridView& grids, std::string_view where) {
 class QParams {
  public:
   struct Options {
-    DType dtype = DType::int8;         ///< int8, uint8, int16, uint16, int4 or uint4
-    std::optional<std::int32_t> qmin;  ///< none: the dtype's least integer
-    std::optional<std::int32_t> qmax;  ///< none: the dtype's greatest integer
+    DType dtype = DType::int8;  ///< int8, uint8, int16, uint16, int4 or uint4
+    std::optional<std::int32_t> qmin = std::nullopt;  ///< none: the dtype's least integer
+    std::optional<std::int32_t> qmax = std::nullopt;  ///< none: the dtype's greatest integer
   };
 
   /// One grid for the whole tensor.
