@@ -297,7 +297,7 @@ def _step(node: fx.Node, other: fx.Node, model: nn.Module, where: str) -> Step:
         args = tuple(_merge(a, b, node, where) for a, b in zip(args, others[0], strict=True))
         kwargs = {key: _merge(kwargs[key], others[1][key], node, where) for key in kwargs}
     if node.op == "placeholder":
-        attrs = {"default": node.args[0]} if node.args else {}
+        attrs: dict[str, Any] = {"default": node.args[0]} if node.args else {}
         return Step(node.name, "input", node.target, kind="input", attrs=attrs)
     if node.op == "output":
         return Step(node.name, "output", None, args, kind="output")
@@ -313,8 +313,8 @@ def _step(node: fx.Node, other: fx.Node, model: nn.Module, where: str) -> Step:
             kind = ""
         attrs["path"] = str(node.target)
         return Step(node.name, "module", (module,), args, kwargs, kind, attrs)
-    name = node.target if node.op == "call_method" else getattr(node.target, "__name__", "")
-    kind, attrs = _of_call(str(name), args, kwargs)
+    called = node.target if node.op == "call_method" else getattr(node.target, "__name__", "")
+    kind, attrs = _of_call(str(called), args, kwargs)
     op = node.op.removeprefix("call_")
     return Step(node.name, op, node.target, args, kwargs, kind, attrs)
 
@@ -535,8 +535,8 @@ def _of_module(module: nn.Module) -> tuple[str, dict[str, Any]]:
             keys = ("stride", "padding", "dilation", "groups", "padding_mode")
             return "conv", {"weight": "weight", "bias": "bias"} | _taken(module, keys)
         if cls in _MODULES:
-            kind, keys, extra = _MODULES[cls]
-            return kind, _taken(module, keys) | extra
+            kind, names, extra = _MODULES[cls]
+            return kind, _taken(module, names) | extra
     return "", {}
 
 

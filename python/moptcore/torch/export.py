@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -367,20 +368,11 @@ class _Writer:
     def _write_quantize(self, step: Step) -> None:
         quantizer: ActivationQuantizer = step.target[0]
         name = step.inputs[0]
-        scale = self._constant(np.float32(quantizer.scale.item()), f"{name}_scale")
+        scale = self._tensor(quantizer.scale, f"{name}_scale")
         zero = int(quantizer.zero_point.item())
         zero_point = self._constant(np.array(zero, np.uint8), f"zero_point_{zero}", share=True)
         grid = self._grids[step.name] = (scale, zero_point)
         self._env[step.name] = self._round(name, self._env[name], grid)
-
-    def _implied(self, step: Step, upper: float | None) -> bool:
-        """True where the rounding behind a ReLU already cuts off what the ReLU would."""
-        users = self._users[step.name]
-        if len(users) != 1 or users[0].kind != "quantize":
-            return False
-        quantizer: ActivationQuantizer = users[0].target[0]
-        below = quantizer.zero_point.item() == 0
-        return below and (upper is None or quantizer.high.item() <= upper)
 
     def _write_layer(self, step: Step) -> None:
         layer: QuantizedLayer = step.target[0]
@@ -404,15 +396,12 @@ class _Writer:
             integers = self._tensor(folded.bias, f"{stem}.bias")
             scales = self._tensor(folded.bias_scale, f"{stem}.bias_scale")
             bias = self._between(step, "DequantizeLinear", [integers, scales], axis=0)
-        upper = None if layer.activation is None else layer.activation["max"]
-        active = layer.activation is not None and not self._implied(step, upper)
-        self._affine(step, layer.kind, inputs, bias, layer.options, transposed, folded.weight.dim())
-        if active:
-            source = self._env[step.name]
-            if upper is None:
-                self._env[step.name] = self._between(step, "Relu", [source])
-            else:
-                self._env[step.name] = self._clip(step, source, 0.0, upper)
+        kernel = list(folded.weight.shape[2:])
+        self._affine(step, layer.kind, inputs, bias, layer.options, transposed, kernel)
+        if layer.activation is not None:
+            low, high = layer.activation
+            top = high if math.isfinite(high) else None
+            self._env[step.name] = self._clip(step, self._env[step.name], low, top)
 
     def _affine(
         self,
@@ -422,11 +411,11 @@ class _Writer:
         bias: str | None,
         options: dict[str, Any],
         transposed: bool,
-        weight_dims: int,
+        kernel: list[int],
     ) -> None:
         extra = [] if bias is None else [bias]
         if kind == "conv":
-            self._emit(step, "Conv", inputs + extra, **self._conv_attributes(options, weight_dims))
+            self._emit(step, "Conv", inputs + extra, **self._conv_attributes(options, kernel))
         elif not transposed:
             self._emit(step, "Gemm", inputs + extra, transB=1)
         elif bias is None:
@@ -434,16 +423,15 @@ class _Writer:
         else:
             self._emit(step, "Add", [self._between(step, "MatMul", inputs), bias])
 
-    def _conv_attributes(self, options: dict[str, Any], weight_dims: int) -> dict[str, Any]:
-        dims = weight_dims - 2
+    def _conv_attributes(self, options: dict[str, Any], kernel: list[int]) -> dict[str, Any]:
+        dims = len(kernel)
         strides, dilations = _each(options["stride"], dims), _each(options["dilation"], dims)
         attributes = {"strides": strides, "dilations": dilations, "group": options["groups"]}
         padding = options["padding"]
-        if padding == "valid":
-            padding = 0
         if padding == "same":
-            return attributes | {"auto_pad": "SAME_UPPER"}
-        return attributes | {"pads": _each(padding, dims) * 2}
+            total = [d * (k - 1) for d, k in zip(dilations, kernel, strict=True)]
+            return attributes | {"pads": [t // 2 for t in total] + [t - t // 2 for t in total]}
+        return attributes | {"pads": _each(0 if padding == "valid" else padding, dims) * 2}
 
     def _write_conv(self, step: Step) -> None:
         self._float_layer(step)
@@ -472,7 +460,7 @@ class _Writer:
             shape = (-1, *[1] * (weight.dim() - 1))
             folded = (weight.detach().double() * factor.reshape(shape)).to(weight.dtype)
             inputs = [self._source(step), self._tensor(folded, name)]
-            bias_name = self._tensor(shift.to(weight.dtype), f"{stem}.bias")
+            bias_name: str | None = self._tensor(shift.to(weight.dtype), f"{stem}.bias")
             self._absorbed.add(norm.name)
         else:
             tensor = weight.t() if transposed else weight
@@ -480,7 +468,9 @@ class _Writer:
             inputs = [self._source(step), whole]
             bias_name = None if bias is None else self._parameter(bias)
             norm = None
-        self._affine(step, step.kind, inputs, bias_name, step.attrs, transposed, weight.dim())
+        self._affine(
+            step, step.kind, inputs, bias_name, step.attrs, transposed, list(weight.shape[2:])
+        )
         if norm is not None:
             self._env[norm.name] = self._env[step.name]
 
@@ -516,16 +506,15 @@ class _Writer:
         self._emit(step, op, [self._source(step)], **attributes)
 
     def _write_relu(self, step: Step) -> None:
-        if self._implied(step, None):
-            self._env[step.name] = self._source(step)
-        else:
-            self._emit(step, "Relu", [self._source(step)])
+        self._emit(step, "Relu", [self._source(step)])
 
     def _write_clip(self, step: Step) -> None:
         low, high = (self._plain(step.attrs[bound]) for bound in ("min", "max"))
         self._env[step.name] = self._clip(step, self._source(step), low, high)
 
     def _clip(self, step: Step, source: str, low: Any, high: Any) -> str:
+        if (low, high) == (0, None):
+            return self._between(step, "Relu", [source])
         dtype = _numpy_dtype(self._values[step.name].dtype)
         bounds = [
             "" if bound is None else self._constant(np.array(bound, dtype), f"clip_{bound}", True)

@@ -36,20 +36,28 @@ def fake_quantize(
     qmin: int,
     qmax: int,
     axis: int | None = None,
+    in_place: bool = False,
 ) -> torch.Tensor:
     """dequantize(quantize(x)) with a straight-through gradient inside [qmin, qmax].
 
     `scale` (float32, > 0) and `zero_point` (int32) hold one number, or one per index of `axis`.
-    NaN stays NaN and passes no gradient. No gradient reaches `scale`.
+    NaN stays NaN and passes no gradient. No gradient reaches `scale`. `in_place` allows to
+    overwrite `x`; the result may still be another tensor.
     """
     if type(x) in _PLAIN and x.is_cpu and not torch.compiler.is_compiling():
         # The dispatcher would cost more than a small tensor's arithmetic.
+        in_place = in_place and not x._is_view()
         if x.requires_grad and torch.is_grad_enabled():
-            y: torch.Tensor = _Eager.apply(x, scale, zero_point, qmin, qmax, axis)
-            return y
-        return _core.quant.fake_quantize_affine(x.detach(), scale, zero_point, qmin, qmax, axis)
-    y, _ = _FORWARD(x, scale, zero_point, qmin, qmax, axis)
-    return y
+            y = _Eager.apply(x, scale, zero_point, qmin, qmax, axis, in_place)  # type: ignore[no-untyped-call]
+        else:
+            x = x.detach()
+            y = _core.quant.fake_quantize_affine(
+                x, scale, zero_point, qmin, qmax, axis, x if in_place else None
+            )
+    else:
+        y, _ = _FORWARD(x, scale, zero_point, qmin, qmax, axis)
+    result: torch.Tensor = y
+    return result
 
 
 def _cpu(
@@ -100,7 +108,8 @@ def _fake(
 
 
 def _backward_cpu(grad: torch.Tensor, bits: torch.Tensor) -> torch.Tensor:
-    return _core.quant.fake_quantize_backward(grad.detach(), bits)
+    passed: torch.Tensor = _core.quant.fake_quantize_backward(grad.detach(), bits)
+    return passed
 
 
 def _backward_composite(grad: torch.Tensor, bits: torch.Tensor) -> torch.Tensor:
@@ -115,15 +124,31 @@ class _Eager(torch.autograd.Function):
     """Straight to the core: for plain tensors on CPU."""
 
     @staticmethod
-    def forward(ctx: Any, *arguments: Any) -> torch.Tensor:
-        y, bits = _cpu(*arguments)
+    def forward(
+        ctx: Any,
+        x: torch.Tensor,
+        scale: torch.Tensor,
+        zero_point: torch.Tensor,
+        qmin: int,
+        qmax: int,
+        axis: int | None,
+        in_place: bool,
+    ) -> Any:
+        bits = torch.empty((x.numel() + 7) // 8, dtype=torch.uint8)
         ctx.save_for_backward(bits)
+        out = x.detach() if in_place else None
+        y = _core.quant.fake_quantize_affine(
+            x.detach(), scale, zero_point, qmin, qmax, axis, out, bits
+        )
+        if in_place:
+            ctx.mark_dirty(x)
+            return x
         return y
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[Any, ...]:
-        return (_core.quant.fake_quantize_backward(grad, ctx.saved_tensors[0]), *[None] * 5)
+        return (_core.quant.fake_quantize_backward(grad, ctx.saved_tensors[0]), *[None] * 6)
 
 
 class _Dispatched(torch.autograd.Function):
@@ -158,13 +183,13 @@ def _below_autograd(operator: Any, keys: Any, *arguments: Any) -> Any:
 
 def _autograd(keys: Any, x: torch.Tensor, *others: Any) -> Any:
     if torch.is_grad_enabled() and x.requires_grad:
-        return _Dispatched.apply(keys, x, *others)
+        return _Dispatched.apply(keys, x, *others)  # type: ignore[no-untyped-call]
     return _below_autograd(_FORWARD, keys, x, *others)
 
 
 def _backward_autograd(keys: Any, grad: torch.Tensor, bits: torch.Tensor) -> Any:
     if torch.is_grad_enabled() and grad.requires_grad:
-        return _DispatchedBackward.apply(keys, grad, bits)
+        return _DispatchedBackward.apply(keys, grad, bits)  # type: ignore[no-untyped-call]
     return _below_autograd(_BACKWARD, keys, grad, bits)
 
 

@@ -10,6 +10,7 @@ integers alone, so folding commutes with quantization and happens at evaluation 
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
@@ -43,6 +44,7 @@ _TINY = torch.finfo(torch.float32).tiny
 # A bias far beyond the sums that it joins would overflow their int32.
 _BIAS_MAX = 2**29
 _MOMENTUM = 0.01
+_RELU, _RELU6 = (0.0, math.inf), (0.0, 6.0)
 
 # Integers in, integers with the same scale out: nothing is rounded again.
 _SAME_SCALE = {
@@ -112,6 +114,10 @@ class ActivationQuantizer(nn.Module):
 
     The range is the mean of the batches' minima and maxima, weighted by 0.99 per batch of age
     and always containing 0, so that 0 is exact. Batches with infinities or NaN do not count.
+
+    With `bounds` it stands for a ReLU too: the range is cut at them, and rounding saturates
+    there, as in the deployed model. With `in_place` it overwrites its input, which the caller
+    then has no other use for.
     """
 
     low: torch.Tensor
@@ -122,6 +128,8 @@ class ActivationQuantizer(nn.Module):
 
     def __init__(self, device: torch.device) -> None:
         super().__init__()
+        self.bounds: tuple[float, float] | None = None
+        self.in_place = False
         self.register_buffer("low", torch.zeros((), device=device))
         self.register_buffer("high", torch.zeros((), device=device))
         self.register_buffer("batches", torch.zeros((), dtype=torch.int64, device=device))
@@ -131,31 +139,58 @@ class ActivationQuantizer(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if self.training:
             self.observe(x)
-        return fake_quantize(x, self.scale, self.zero_point, 0, ACTIVATION_MAX)
+        return fake_quantize(
+            x, self.scale, self.zero_point, 0, ACTIVATION_MAX, in_place=self.in_place
+        )
 
     @torch.no_grad()
     def observe(self, x: torch.Tensor, count: bool = True) -> None:
         """Lets a batch move the range; `count=False` sets it until the first counted batch."""
         low, high = torch.aminmax(x.detach())
-        low, high = low.float(), high.float()
+        if self.bounds is not None:
+            low, high = low.clamp(*self.bounds), high.clamp(*self.bounds)
+        if low.is_cpu and not torch.compiler.is_compiling():
+            self._observe_numbers(low.item(), high.item(), count)
+        else:
+            self._observe_tensors(low.float(), high.float(), count)
+
+    # The weight of the n-th batch in a mean whose weights fall by 0.99 per batch of age is
+    # 0.01 / (1 - 0.99^n): 1 for the first, which so replaces whatever was there.
+
+    def _observe_numbers(self, low: float, high: float, count: bool) -> None:
+        if not (math.isfinite(low) and math.isfinite(high)):
+            return
+        batches, old_low, old_high = self.batches.item() + 1, self.low.item(), self.high.item()
+        weight = _MOMENTUM / (1.0 - (1.0 - _MOMENTUM) ** batches)
+        low, high = old_low + weight * (low - old_low), old_high + weight * (high - old_high)
+        self.low.fill_(low)
+        self.high.fill_(high)
+        if count:
+            self.batches.fill_(batches)
+        low, high = min(self.low.item(), 0.0), max(self.high.item(), 0.0)
+        scale = (high - low) / ACTIVATION_MAX
+        scale = 1.0 if scale < _TINY else scale
+        self.scale.fill_(scale)
+        self.zero_point.fill_(min(max(round(-low / scale), 0), ACTIVATION_MAX))
+
+    def _observe_tensors(self, low: torch.Tensor, high: torch.Tensor, count: bool) -> None:
+        # Without a look at the numbers: neither waits for a device nor breaks a traced graph.
         finite = torch.isfinite(low) & torch.isfinite(high)
-        # The weight of the n-th batch in a mean whose weights fall by 0.99 per batch of age:
-        # 1 for the first, so that it replaces whatever was there.
-        n = self.batches + 1
-        weight = _MOMENTUM / (1.0 - (1.0 - _MOMENTUM) ** n.double())
+        batches = self.batches + 1
+        weight = _MOMENTUM / (1.0 - (1.0 - _MOMENTUM) ** batches.double())
         weight = torch.where(finite, weight, 0.0).float()
         self.low += weight * (torch.where(finite, low, self.low) - self.low)
         self.high += weight * (torch.where(finite, high, self.high) - self.high)
         if count:
             self.batches += finite
-        low, high = self.low.double().clamp(max=0.0), self.high.double().clamp(min=0.0)
-        scale = (high - low) / ACTIVATION_MAX
+        least, most = self.low.double().clamp(max=0.0), self.high.double().clamp(min=0.0)
+        scale = (most - least) / ACTIVATION_MAX
         scale = torch.where(scale < _TINY, 1.0, scale)
         self.scale.copy_(scale)
-        self.zero_point.copy_(torch.round(-low / scale).clamp(0, ACTIVATION_MAX))
+        self.zero_point.copy_(torch.round(-least / scale).clamp(0, ACTIVATION_MAX))
 
     def _apply(self, fn: Any, recurse: bool = True) -> ActivationQuantizer:
-        super()._apply(fn, recurse)
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         # A model in half precision still needs the whole scale.
         for name in ("low", "high", "scale"):
             self._buffers[name] = getattr(self, name).float()
@@ -182,6 +217,8 @@ class QuantizedLayer(nn.Module):
     Holds no parameters: those stay in the modules of the model, under their names.
     """
 
+    zeros: torch.Tensor
+
     def __init__(
         self,
         kind: str,
@@ -189,7 +226,7 @@ class QuantizedLayer(nn.Module):
         bias: tuple[nn.Module, str] | None,
         options: dict[str, Any],
         norm: nn.Module | None,
-        activation: dict[str, float | None] | None,
+        activation: tuple[float, float] | None,
         source: ActivationQuantizer,
     ) -> None:
         super().__init__()
@@ -198,6 +235,8 @@ class QuantizedLayer(nn.Module):
         self.activation = activation
         # Tuples keep these from being registered a second time under another name.
         self._weight, self._bias, self._norm, self._source = weight, bias, (norm,), (source,)
+        zeros = torch.zeros(len(self.weight), dtype=torch.int32, device=self.weight.device)
+        self.register_buffer("zeros", zeros, persistent=False)
 
     @property
     def weight(self) -> torch.Tensor:
@@ -213,8 +252,7 @@ class QuantizedLayer(nn.Module):
         if self.training:
             weight = self.weight
             scale = self._scale(weight)
-            zero_point = torch.zeros_like(scale, dtype=torch.int32)
-            weight = fake_quantize(weight, scale, zero_point, -WEIGHT_MAX, WEIGHT_MAX, 0)
+            weight = fake_quantize(weight, scale, self.zeros, -WEIGHT_MAX, WEIGHT_MAX, 0)
             y = self._linear(x, weight, self.bias)
             if self._norm[0] is not None:
                 y = self._norm[0](y)
@@ -234,9 +272,9 @@ class QuantizedLayer(nn.Module):
     def _activate(self, y: torch.Tensor) -> torch.Tensor:
         if self.activation is None:
             return y
-        if self.activation["max"] is None:
-            return F.relu(y)
-        return torch.clamp(y, self.activation["min"], self.activation["max"])
+        if self.activation == _RELU:
+            return F.relu(y, inplace=True)
+        return F.hardtanh(y, *self.activation, inplace=True)
 
     def _scale(self, weight: torch.Tensor) -> torch.Tensor:
         """float32 [out]: the largest magnitude lands on 127, and so does that of the sum of two
@@ -390,7 +428,7 @@ class QuantizedModel(nn.Module):
         return plain.train(self.training)
 
 
-def fold_norm(norm: nn.Module, bias: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
+def fold_norm(norm: Any, bias: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
     """float64: what a BatchNorm in eval() multiplies each channel by, and the bias behind it."""
     factor = torch.rsqrt(norm.running_var.double() + norm.eps)
     if norm.weight is not None:
@@ -432,6 +470,24 @@ class _Plan:
         self._ranges = {name: ActivationQuantizer(device) for name in self._marked}
         self._sources = {n: self._root(fusion.source) for n, fusion in self._layers.items()}
         self.quantizers: dict[str, nn.Module] = {}
+        self._idle: set[str] = set()  # steps that the rounding behind them does
+        self._bound()
+
+    def _bound(self) -> None:
+        """Leaves ReLUs to the rounding behind them, which saturates at their bounds anyway."""
+        for name, quantizer in self._ranges.items():
+            step, fusion = self._steps[name], self._layers.get(name)
+            if fusion is not None and fusion.activation is not None:
+                quantizer.bounds = fusion.activation
+                self._layers[name] = fusion._replace(activation=None)
+            elif fusion is None and step.kind == "relu" and self._sole(step.inputs[0], step):
+                quantizer.bounds = _RELU
+                self._idle.add(name)
+                step = self._steps[step.inputs[0]]
+            quantizer.in_place = fusion is not None or step.kind == "add"
+
+    def _sole(self, name: str, user: Step) -> bool:
+        return self._users[name] == [user] and name not in self._ranges
 
     def rewrite(self) -> Program:
         """The program with quantized layers, and values rounded where integers will be."""
@@ -449,12 +505,17 @@ class _Plan:
             step.args, step.kwargs, step.attrs = map_refs(
                 (step.args, step.kwargs, step.attrs), current
             )
-            steps.append(step)
+            if name in self._idle:
+                renamed[name] = step.inputs[0]
+                source = Ref(renamed[name])
+            else:
+                steps.append(step)
+                source = Ref(name)
             if name in self._ranges:
                 renamed[name] = f"{name}_int8"
                 quantizer = self.quantizers[renamed[name]] = self._ranges[name]
                 steps.append(
-                    Step(renamed[name], "module", (quantizer,), (Ref(name),), kind="quantize")
+                    Step(renamed[name], "module", (quantizer,), (source,), kind="quantize")
                 )
         used = {name for step in steps for name in step.inputs}
         return Program([s for s in steps if s.op != "attribute" or s.name in used])
@@ -519,9 +580,9 @@ class _Plan:
             self._fused.add(step.name)
             after = self._sole_user(last)
         if after is not None and after.kind in ("relu", "clip"):
-            bounds = {key: after.attrs.get(key) for key in ("min", "max")}
-            if after.kind == "relu" or bounds == {"min": 0.0, "max": 6.0}:
-                activation = bounds if after.kind == "clip" else {"min": 0.0, "max": None}
+            bounds = (after.attrs.get("min"), after.attrs.get("max"))
+            if after.kind == "relu" or bounds == _RELU6:
+                activation = _RELU if after.kind == "relu" else _RELU6
                 self._fused.add(last.name)
                 last = after
         parameters = (name,)
@@ -533,7 +594,7 @@ class _Plan:
 
     def _layer_step(self, name: str) -> Step:
         fusion = self._layers[name]
-        options = {
+        options: dict[str, Any] = {
             key: fusion.step.attrs[key]
             for key in ("stride", "padding", "dilation", "groups")
             if key in fusion.step.attrs
@@ -617,7 +678,7 @@ class _Fusion(NamedTuple):
     weight: tuple[nn.Module, str]
     bias: tuple[nn.Module, str] | None
     norm: nn.Module | None
-    activation: dict[str, float | None] | None
+    activation: tuple[float, float] | None
     source: str
     parameters: tuple[str, ...]
 
