@@ -226,3 +226,95 @@ def test_bad_arguments_are_named(tmp_path: Path) -> None:
         mct.export_onnx(model, "example", tmp_path / "m.onnx")
     with pytest.raises(TypeError, match=r"model must be a torch\.nn\.Module, got str"):
         mct.export_onnx("model", example, tmp_path / "m.onnx")
+
+
+def test_accuracy_in_the_runtime_is_that_of_evaluation(tmp_path: Path) -> None:
+    # Blobs that overlap, so that many samples lie near a decision boundary.
+    torch.manual_seed(0)
+    centres = torch.randn(10, 1, 8, 8)
+    labels = torch.randint(0, 10, (3000,))
+    x = centres[labels] + 2.0 * torch.randn(3000, 1, 8, 8)
+    model = nn.Sequential(
+        nn.Conv2d(1, 16, 3, padding=1, bias=False),
+        nn.BatchNorm2d(16),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Flatten(),
+        nn.Linear(256, 10),
+    )
+    qmodel = mct.prepare_qat(model, x[:8])
+    optimizer = torch.optim.SGD(qmodel.parameters(), 0.05, momentum=0.9)
+    for start in range(0, 1000, 50):
+        batch = slice(start, start + 50)
+        optimizer.zero_grad()
+        F.cross_entropy(qmodel(x[batch]), labels[batch]).backward()
+        optimizer.step()
+    qmodel.eval()
+    path = mct.export_onnx(qmodel, x[:1], tmp_path / "q.onnx")
+    test, truth = x[1000:], labels[1000:].numpy()
+    with torch.no_grad():
+        seen = (qmodel(test).argmax(1).numpy() == truth).mean()
+    deployed = (run(path, test)[0].argmax(1) == truth).mean()
+    assert 0.3 < seen < 0.999
+    assert abs(deployed - seen) <= 0.002
+
+
+def test_a_float_operation_unknown_here_goes_through_torch(tmp_path: Path) -> None:
+    class Cumulative(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc = nn.Linear(4, 3)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.cumsum(self.fc(x), 1)
+
+    model = Cumulative().eval()
+    path = mct.export_onnx(
+        model, torch.randn(2, 4), tmp_path / "m.onnx", input_names=["x"], output_names=["y"]
+    )
+    x = torch.randn(5, 4)
+    with torch.no_grad():
+        np.testing.assert_allclose(run(path, x)[0], model(x).numpy(), atol=1e-5)
+
+
+@pytest.mark.parametrize("opset", [13, 18, 21])
+def test_every_opset_gives_the_same_result(opset: int, tmp_path: Path) -> None:
+    qmodel, shape = prepared("separable", 1)
+    path = mct.export_onnx(qmodel, torch.randn(2, *shape), tmp_path / "q.onnx", opset=opset)
+    model = onnx.load(path)
+    assert model.opset_import[0].version == opset
+    x = torch.randn(4, *shape)
+    with torch.no_grad():
+        np.testing.assert_allclose(run(path, x)[0], qmodel(x).numpy(), atol=1e-2)
+
+
+def test_a_failed_write_leaves_the_old_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = mct.export_onnx(nn.Linear(4, 2), torch.randn(2, 4), tmp_path / "m.onnx")
+    before = path.read_bytes()
+
+    def fail(self: Path, target: Path) -> None:
+        raise OSError("no space")
+
+    monkeypatch.setattr(Path, "replace", fail)
+    with pytest.raises(OSError, match="no space"):
+        mct.export_onnx(nn.Linear(4, 3), torch.randn(2, 4), path)
+    assert path.read_bytes() == before
+    assert [each.name for each in tmp_path.iterdir()] == ["m.onnx"]
+
+
+@pytest.mark.parametrize("exclude", [["stem", "head"], ["one.*"], ["two.conv2"]])
+def test_layers_left_in_float_agree_too(exclude: list[str], tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model, shape = networks()["residual"]
+    qmodel = mct.prepare_qat(model, torch.randn(4, *shape), exclude=exclude)
+    trained(qmodel, shape, 3)
+    qmodel.eval()
+    assert not all(row.done for row in qmodel.coverage)
+    path = mct.export_onnx(qmodel, torch.randn(2, *shape), tmp_path / "q.onnx")
+    x = torch.randn(8, *shape)
+    with torch.no_grad():
+        expected = qmodel(x).numpy()
+    # One rounding that falls to the other side of a tie moves a logit by far less than 2 %.
+    np.testing.assert_allclose(run(path, x)[0], expected, atol=0.02 * np.abs(expected).max())

@@ -249,3 +249,68 @@ def test_trains_under_autocast() -> None:
         loss = F.cross_entropy(qmodel(x), y)
     loss.backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in qmodel.parameters())
+
+
+def test_keeps_what_a_pruner_asks_for() -> None:
+    torch.manual_seed(0)
+    qmodel = mct.prepare_qat(Residual(), torch.randn(2, 1, 16, 16))
+    schedule = moptcore.prune.ConstantSparsity(0.5, begin_step=1, frequency=1)
+    pruner = mct.Pruner(qmodel, schedule)
+    optimizer = torch.optim.SGD(qmodel.parameters(), 0.05)
+    for _ in range(2):
+        optimizer.zero_grad()
+        F.cross_entropy(qmodel(torch.randn(8, 1, 16, 16)), torch.randint(0, 10, (8,))).backward()
+        optimizer.step()
+        pruner.step()
+    weight = mct.strip(qmodel).two.conv2.weight
+    assert int((weight == 0).sum()) == round(0.5 * weight.numel())
+
+
+def test_a_whole_prepared_module_compiles() -> None:
+    torch.manual_seed(0)
+    model, shape = networks()["cnn"]
+    qmodel = mct.prepare_qat(model, torch.randn(4, *shape)).eval()
+    x = torch.randn(3, *shape)
+    with torch.no_grad():
+        compiled = torch.compile(qmodel, fullgraph=True, backend="eager")(x)
+        torch.testing.assert_close(compiled, qmodel(x))
+
+
+def test_range_is_the_debiased_mean_of_the_batches() -> None:
+    quantizer = mct.qat.ActivationQuantizer(torch.device("cpu"))
+    batches = [torch.tensor([-1.0, 2.0]), torch.tensor([-3.0, 4.0]), torch.tensor([0.5, 9.0])]
+    quantizer(torch.tensor([float("nan"), 1e9]))
+    for batch in batches:
+        quantizer(batch)
+    weights = torch.tensor([0.99**2, 0.99, 1.0], dtype=torch.float64)
+    weights /= weights.sum()
+    low = float((weights * torch.tensor([-1.0, -3.0, 0.5])).sum())
+    high = float((weights * torch.tensor([2.0, 4.0, 9.0])).sum())
+    # Each of three updates rounds to float32 once.
+    assert quantizer.low.item() == pytest.approx(low, rel=4e-7)
+    assert quantizer.high.item() == pytest.approx(high, rel=4e-7)
+    assert quantizer.scale.item() == pytest.approx((high - low) / 255, rel=4e-7)
+    assert quantizer.zero_point.item() == round(-low / ((high - low) / 255))
+    other = mct.qat.ActivationQuantizer(torch.device("cpu"))
+    with torch.no_grad():
+        other._observe_tensors(torch.tensor(float("nan")), torch.tensor(1e9), True)
+        for batch in batches:
+            other._observe_tensors(*torch.aminmax(batch), True)
+    for name, value in quantizer.state_dict().items():
+        torch.testing.assert_close(other.state_dict()[name], value)
+
+
+def test_relu_is_left_to_the_rounding_behind_it() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(2, 3, 1), nn.ReLU6(), nn.Conv2d(3, 2, 1))
+    with torch.no_grad():
+        model[0].weight.mul_(8)
+    qmodel = mct.prepare_qat(model, torch.randn(4, 2, 5, 5))
+    quantizer = qmodel._quant["_1_int8"]
+    seen: list[torch.Tensor] = []
+    quantizer.register_forward_hook(lambda module, given, result: seen.append(result))
+    x = 4 * torch.randn(4, 2, 5, 5)
+    qmodel(x)
+    assert seen[0].min() == 0
+    assert seen[0].max() <= 6.0001
+    assert quantizer.zero_point == 0

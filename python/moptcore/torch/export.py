@@ -6,6 +6,7 @@ from __future__ import annotations
 import itertools
 import math
 import os
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -100,7 +101,10 @@ def _through_torch(
 ) -> onnx.ModelProto:
     shapes = tuple({0: torch.export.Dim.DYNAMIC} for _ in inputs) if dynamic_batch else None
     try:
-        with evaluating(model):
+        with evaluating(model), warnings.catch_warnings():
+            # The exporter calls what torch itself has deprecated.
+            warnings.simplefilter("ignore", FutureWarning)
+            warnings.simplefilter("ignore", DeprecationWarning)
             program = torch.onnx.export(
                 model,
                 inputs,
@@ -112,7 +116,11 @@ def _through_torch(
                 verbose=False,
             )
     except Exception as error:
-        raise UnsupportedError(f"{reason}; torch.onnx: {type(error).__name__}: {error}") from error
+        cause: BaseException = error
+        while cause.__cause__ is not None:
+            cause = cause.__cause__
+        first = str(cause).strip().partition("\n")[0]
+        raise UnsupportedError(f"{reason}; torch.onnx: {type(cause).__name__}: {first}") from error
     if program is None:
         raise reason
     return program.model_proto
@@ -312,7 +320,13 @@ class _Writer:
             if step.kind not in _UNARY:
                 raise _NoFormError(_described(step))
             write = self._unary
-        missing = [n for n in step.inputs if n not in self._env and self._is_tensor(n)]
+        missing = [
+            name
+            for name in step.inputs
+            if name not in self._env
+            and self._is_tensor(name)
+            and self._steps[name].op != "attribute"
+        ]
         if missing:
             # Its input has no ONNX form, which is what the error names.
             self._env[step.name] = self._name(step.name)
