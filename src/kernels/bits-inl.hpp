@@ -17,26 +17,18 @@ namespace HWY_NAMESPACE {
 
 namespace hn = hwy::HWY_NAMESPACE;
 
-// Elements that fill whole bytes of a bit mask: the lanes of a vector, or 8 where it has fewer.
+// Stores the mask of the Lanes(d) elements from element `at` on, a multiple of Lanes(d). Where a
+// vector has fewer than 8 lanes, elements must come in ascending order from a multiple of 8 on.
 template <class D>
-HWY_INLINE constexpr std::int64_t StepOf(D d) {
-  return hn::MaxLanes(d) < 8 ? 8 : static_cast<std::int64_t>(hn::MaxLanes(d));
-}
-
-// Stores StepOf(d) bits to `bits`, made from predicate(offset) -> mask of Lanes(d) lanes.
-template <class D, class Predicate>
-HWY_INLINE void StoreBits(D d, std::uint8_t* bits, const Predicate& predicate) {
+HWY_INLINE void StoreBits(D d, hn::Mask<D> mask, std::uint8_t* bits, std::int64_t at) {
   constexpr std::size_t kLanes = hn::MaxLanes(d);
   if constexpr (kLanes >= 8) {
-    hn::StoreMaskBits(d, predicate(0), bits);
+    hn::StoreMaskBits(d, mask, bits + at / 8);
   } else {
-    unsigned byte = 0;
-    for (std::size_t at = 0; at < 8; at += kLanes) {
-      std::uint8_t part[8];
-      hn::StoreMaskBits(d, predicate(at), part);
-      byte |= static_cast<unsigned>(part[0]) << at;
-    }
-    *bits = static_cast<std::uint8_t>(byte);
+    std::uint8_t part[8];
+    hn::StoreMaskBits(d, mask, part);
+    const unsigned before = at % 8 == 0 ? 0u : bits[at / 8];
+    bits[at / 8] = static_cast<std::uint8_t>(before | (unsigned{part[0]} << (at % 8)));
   }
 }
 

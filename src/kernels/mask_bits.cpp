@@ -36,13 +36,11 @@ void UnpackBits(const std::uint8_t* HWY_RESTRICT bits, std::int64_t n,
 void PackBytes(const std::uint8_t* HWY_RESTRICT bytes, std::int64_t n,
                std::uint8_t* HWY_RESTRICT bits) {
   const hn::ScalableTag<std::uint8_t> d;
-  constexpr std::int64_t kStep = StepOf(d);
+  constexpr std::int64_t kLanes = static_cast<std::int64_t>(hn::MaxLanes(d));
   const auto zero = hn::Zero(d);
   std::int64_t i = 0;
-  for (; i + kStep <= n; i += kStep) {
-    StoreBits(d, bits + i / 8, [&](std::size_t at) HWY_ATTR {
-      return hn::Ne(zero, hn::LoadU(d, bytes + i + static_cast<std::int64_t>(at)));
-    });
+  for (; i + kLanes <= n; i += kLanes) {
+    StoreBits(d, hn::Ne(zero, hn::LoadU(d, bytes + i)), bits, i);
   }
   for (; i < n; ++i) {
     if (i % 8 == 0) bits[i / 8] = 0;

@@ -43,7 +43,7 @@ std::int32_t Nm4S32(const std::int32_t* HWY_RESTRICT src, std::int64_t n, std::i
 std::int32_t Nm4S32(const std::int32_t* HWY_RESTRICT src, std::int64_t n, std::int32_t mask,
                     int keep, std::uint8_t* HWY_RESTRICT bits) {
   const hn::ScalableTag<std::int32_t> d;
-  constexpr std::int64_t kStep = StepOf(d);
+  constexpr std::int64_t kLanes = static_cast<std::int64_t>(hn::MaxLanes(d));
   const auto mask_v = hn::Set(d, mask);
   const auto keep_v = hn::Set(d, keep);
   // An element outranks a later one that equals it: where the rotation by r brings an earlier
@@ -67,23 +67,18 @@ std::int32_t Nm4S32(const std::int32_t* HWY_RESTRICT src, std::int64_t n, std::i
     return hn::Gt(hn::Add(minus_rank, keep_v), hn::Zero(d));
   };
   std::int64_t i = 0;
-  for (; i + kStep <= n; i += kStep) {
-    StoreBits(d, bits + i / 8, [&](std::size_t at) HWY_ATTR {
-      const auto keys =
-          hn::And(mask_v, hn::LoadU(d, src + i + static_cast<std::int64_t>(at)));
-      largest = hn::Max(largest, keys);
-      return kept(keys);
-    });
+  for (; i + kLanes <= n; i += kLanes) {
+    const auto keys = hn::And(mask_v, hn::LoadU(d, src + i));
+    largest = hn::Max(largest, keys);
+    StoreBits(d, kept(keys), bits, i);
   }
   if (i < n) {
-    HWY_ALIGN std::int32_t rest[kStep] = {};
-    std::uint8_t rest_bits[kStep / 8] = {};
+    HWY_ALIGN std::int32_t rest[hn::MaxLanes(d)] = {};
+    std::uint8_t rest_bits[8] = {};
     for (std::int64_t j = 0; j < n - i; ++j) rest[j] = src[i + j];
-    StoreBits(d, rest_bits, [&](std::size_t at) HWY_ATTR {
-      const auto keys = hn::And(mask_v, hn::Load(d, rest + at));
-      largest = hn::Max(largest, keys);
-      return kept(keys);
-    });
+    const auto keys = hn::And(mask_v, hn::Load(d, rest));
+    largest = hn::Max(largest, keys);
+    StoreBits(d, kept(keys), rest_bits, 0);
     for (std::int64_t j = 0; j < n - i; j += 8) {
       const std::int64_t left = n - i - j;
       const unsigned valid = left >= 8 ? 255u : (1u << left) - 1u;

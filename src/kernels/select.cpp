@@ -24,74 +24,59 @@ HWY_INLINE std::int64_t SumLanes(D d, V v) {
   return sum;
 }
 
-template <class D, class V>
-HWY_INLINE hn::TFromD<D> LargestLane(D d, V v) {
-  using Key = hn::TFromD<D>;
-  HWY_ALIGN Key lanes[hn::MaxLanes(d)];
-  hn::Store(v, d, lanes);
-  Key largest = lanes[0];
-  for (std::size_t i = 1; i < hn::MaxLanes(d); ++i) {
-    if (lanes[i] > largest) largest = lanes[i];
-  }
-  return largest;
-}
-
 template <class Key>
 HWY_INLINE Bracket<Key> BracketOf(const Key* HWY_RESTRICT src, std::int64_t n, Key mask, Key low,
                                   Key high, std::uint8_t* HWY_RESTRICT bits,
                                   Key* HWY_RESTRICT inside, Key* HWY_RESTRICT positions) {
   const hn::ScalableTag<Key> d;
   constexpr std::int64_t kLanes = static_cast<std::int64_t>(hn::MaxLanes(d));
-  constexpr std::int64_t kStep = StepOf(d);
   const auto mask_v = hn::Set(d, mask);
   const auto low_v = hn::Set(d, low);
-  const auto high_v = hn::Set(d, high);
+  const auto last_v = hn::Set(d, static_cast<Key>(high - 1));
   // A chunk is so short that even 16-bit lanes cannot overflow.
-  auto below = hn::Zero(d);
   auto at_low = hn::Zero(d);
-  auto largest = hn::And(mask_v, hn::Set(d, src[0]));
+  auto largest = hn::Set(d, hwy::LowestValue<Key>());
   Bracket<Key> result;
+  // Which keys are above low, and which of those above the whole interval.
+  std::uint64_t above_low[kBracketKeys / 64 + 1];
+  std::uint64_t above_all[kBracketKeys / 64 + 1];
+  auto* const low_bits = reinterpret_cast<std::uint8_t*>(above_low);
+  auto* const all_bits = reinterpret_cast<std::uint8_t*>(above_all);
   std::int64_t i = 0;
-  for (; i + kStep <= n; i += kStep) {
-    StoreBits(d, bits + i / 8, [&](std::size_t at) HWY_ATTR {
-      const std::int64_t first = i + static_cast<std::int64_t>(at);
-      const auto keys = hn::And(mask_v, hn::LoadU(d, src + first));
-      const auto under = hn::Lt(keys, low_v);
-      const auto equal = hn::Eq(keys, low_v);
-      const auto over = hn::Not(hn::Lt(keys, high_v));
-      below = hn::Sub(below, hn::VecFromMask(d, under));
-      at_low = hn::Sub(at_low, hn::VecFromMask(d, equal));
-      largest = hn::Max(largest, keys);
-      const auto between = hn::And(hn::Lt(low_v, keys), hn::Lt(keys, high_v));
-      if (HWY_UNLIKELY(!hn::AllFalse(d, between))) {
-        const auto here = hn::Iota(d, static_cast<Key>(first));
-        hn::CompressStore(keys, between, d, inside + result.inside);
-        result.inside += static_cast<std::int64_t>(
-            hn::CompressStore(here, between, d, positions + result.inside));
-      }
-      return over;
-    });
+  for (; i + kLanes <= n; i += kLanes) {
+    const auto keys = hn::And(mask_v, hn::LoadU(d, src + i));
+    at_low = hn::Sub(at_low, hn::VecFromMask(d, hn::Eq(keys, low_v)));
+    largest = hn::Max(largest, keys);
+    StoreBits(d, hn::Gt(keys, low_v), low_bits, i);
+    StoreBits(d, hn::Gt(keys, last_v), all_bits, i);
   }
-  static_assert(kLanes <= 32, "kBracketSlack");
-  result.below = SumLanes(d, below);
   result.at_low = SumLanes(d, at_low);
-  result.largest = LargestLane(d, largest);
+  result.largest = hn::GetLane(hn::MaxOfLanes(d, largest));
   for (; i < n; ++i) {
     const Key key = static_cast<Key>(src[i] & mask);
-    if (i % 8 == 0) bits[i / 8] = 0;
+    if (i % 8 == 0) all_bits[i / 8] = low_bits[i / 8] = 0;
     if (key > result.largest) result.largest = key;
-    if (key < low) {
-      ++result.below;
-    } else if (key == low) {
-      ++result.at_low;
-    } else if (key < high) {
-      inside[result.inside] = key;
-      positions[result.inside] = static_cast<Key>(i);
+    if (key == low) ++result.at_low;
+    const unsigned bit = 1u << (i % 8);
+    if (key > low) low_bits[i / 8] = static_cast<std::uint8_t>(low_bits[i / 8] | bit);
+    if (key >= high) all_bits[i / 8] = static_cast<std::uint8_t>(all_bits[i / 8] | bit);
+  }
+  // Keys inside are few: walking the set bits of whole words mispredicts once a word at most.
+  const std::int64_t bytes = (n + 7) / 8;
+  __builtin_memcpy(bits, all_bits, static_cast<std::size_t>(bytes));
+  for (std::int64_t at = bytes; at % 8 != 0; ++at) low_bits[at] = all_bits[at] = 0;
+  std::int64_t up = 0;
+  for (std::int64_t word = 0; word * 64 < n; ++word) {
+    up += static_cast<std::int64_t>(hwy::PopCount(above_low[word]));
+    for (std::uint64_t set = above_low[word] ^ above_all[word]; set != 0; set &= set - 1) {
+      const auto at = word * 64 + static_cast<std::int64_t>(
+                                      hwy::Num0BitsBelowLS1Bit_Nonzero64(set));
+      inside[result.inside] = static_cast<Key>(src[at] & mask);
+      positions[result.inside] = static_cast<Key>(at);
       ++result.inside;
-    } else {
-      bits[i / 8] = static_cast<std::uint8_t>(bits[i / 8] | (1u << (i % 8)));
     }
   }
+  result.below = n - up - result.at_low;
   return result;
 }
 
@@ -107,7 +92,7 @@ HWY_INLINE Key LargestOf(const Key* HWY_RESTRICT src, std::int64_t n, Key mask) 
     a = hn::Max(a, hn::And(mask_v, hn::LoadU(d, src + i)));
     b = hn::Max(b, hn::And(mask_v, hn::LoadU(d, src + i + kLanes)));
   }
-  Key largest = LargestLane(d, hn::Max(a, b));
+  Key largest = hn::GetLane(hn::MaxOfLanes(d, hn::Max(a, b)));
   for (; i < n; ++i) {
     const Key key = static_cast<Key>(src[i] & mask);
     if (key > largest) largest = key;
@@ -119,15 +104,12 @@ template <class Key>
 HWY_INLINE void AboveOf(const Key* HWY_RESTRICT src, std::int64_t n, Key mask, Key threshold,
                         std::uint8_t* HWY_RESTRICT bits) {
   const hn::ScalableTag<Key> d;
-  constexpr std::int64_t kStep = StepOf(d);
+  constexpr std::int64_t kLanes = static_cast<std::int64_t>(hn::MaxLanes(d));
   const auto mask_v = hn::Set(d, mask);
   const auto threshold_v = hn::Set(d, threshold);
   std::int64_t i = 0;
-  for (; i + kStep <= n; i += kStep) {
-    StoreBits(d, bits + i / 8, [&](std::size_t at) HWY_ATTR {
-      const auto words = hn::LoadU(d, src + i + static_cast<std::int64_t>(at));
-      return hn::Lt(threshold_v, hn::And(mask_v, words));
-    });
+  for (; i + kLanes <= n; i += kLanes) {
+    StoreBits(d, hn::Gt(hn::And(mask_v, hn::LoadU(d, src + i)), threshold_v), bits, i);
   }
   for (; i < n; ++i) {
     if (i % 8 == 0) bits[i / 8] = 0;

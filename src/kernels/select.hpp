@@ -17,12 +17,12 @@ struct Bracket {
   Key largest = 0;          ///< largest key
 };
 
-/// Room that `inside` and `positions` need beyond n: vectors are stored whole.
-inline constexpr std::int64_t kBracketSlack = 32;
+/// Most keys of one chunk.
+inline constexpr std::int64_t kBracketKeys = 4096;
 
-/// Classifies n <= 4096 keys, n > 0. Sets bit i of `bits` where key i >= high (unused bits of the
-/// last byte are zero) and writes the keys inside and their positions, in order, to `inside` and
-/// `positions`.
+/// Classifies n <= kBracketKeys keys, n > 0. Sets bit i of `bits` where key i >= high (unused bits
+/// of the last byte are zero) and writes the keys inside and their positions, in order, to
+/// `inside` and `positions`.
 Bracket<std::int16_t> bracket_s16(const std::int16_t* src, std::int64_t n, std::int16_t mask,
                                   std::int16_t low, std::int16_t high, std::uint8_t* bits,
                                   std::int16_t* inside, std::int16_t* positions) noexcept;

@@ -25,6 +25,7 @@ constexpr std::int64_t kChunk = kernels::kScratch;
 constexpr std::int64_t kSampleFrom = 16384;
 
 static_assert(kMaskGrain <= 65536, "positions in a block fit 16 bits");
+static_assert(kChunk <= kernels::kBracketKeys);
 
 auto bracket_of(const std::int16_t* src, std::int64_t n, std::int16_t mask, std::int16_t low,
                 std::int16_t high, std::uint8_t* bits, std::int16_t* inside, std::int16_t* at) {
@@ -127,10 +128,11 @@ void Selection<Key>::bracket(std::int64_t position) {
   if (size_ <= kSampleFrom) return;
   const kernels::FloatMode float_mode;
   const double root = std::cbrt(static_cast<double>(size_));
-  const auto wanted = std::clamp(static_cast<std::int64_t>(root * root), std::int64_t{2048},
-                                 std::int64_t{65536});
+  // A larger sample costs more itself and leaves fewer keys inside; this balances the two.
+  const auto wanted = std::clamp(static_cast<std::int64_t>(0.5 * root * root),
+                                 std::int64_t{2048}, std::int64_t{65536});
   // One element from each stretch of equal length, at a place that no pattern in the data meets.
-  const std::int64_t stretch = size_ / wanted;
+  const std::int64_t stretch = std::min(size_ / wanted, std::int64_t{1} << 31);
   const Philox philox(0x6d6f7074636f7265u);
   std::vector<Key> sample;
   sample.reserve(static_cast<std::size_t>(wanted));
@@ -139,9 +141,10 @@ void Selection<Key>::bracket(std::int64_t position) {
   Philox::Block words{};
   for (std::int64_t i = 0; i < wanted; ++i) {
     if (i % 4 == 0) words = philox(static_cast<std::uint64_t>(i / 4));
-    const std::int64_t at =
-        i * stretch + static_cast<std::int64_t>(words[static_cast<std::size_t>(i % 4)] %
-                                                static_cast<std::uint64_t>(stretch));
+    // The upper bits of a product instead of a remainder; a stretch has at most 2^31.
+    const auto jump = static_cast<std::int64_t>(
+        (words[static_cast<std::size_t>(i % 4)] * static_cast<std::uint64_t>(stretch)) >> 32);
+    const std::int64_t at = i * stretch + jump;
     while (at - start >= tensors_[t].size()) start += tensors_[t++].size();
     Key scratch = 0;
     const Key* word = tensors_[t].read(at - start, 1, &scratch);
@@ -172,8 +175,8 @@ void Selection<Key>::read_block(Block& block) const {
   const Key limit = tensor.limit();
   const kernels::FloatMode float_mode;
   std::array<Key, kChunk> scratch;
-  std::array<Key, kChunk + kernels::kBracketSlack> inside;
-  std::array<Key, kChunk + kernels::kBracketSlack> positions;
+  std::array<Key, kChunk> inside;
+  std::array<Key, kChunk> positions;
   block.below = 0;
   block.at_low = 0;
   block.nan = false;

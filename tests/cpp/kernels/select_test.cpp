@@ -92,8 +92,8 @@ void sweep() {
             }
           }
           std::vector<std::uint8_t> got_bits(bits.size() + 1, 0xa5);
-          std::vector<Key> got_inside(n + kernels::kBracketSlack);
-          std::vector<Key> got_positions(n + kernels::kBracketSlack);
+          std::vector<Key> got_inside(n);
+          std::vector<Key> got_positions(n);
           const auto got = run(src, static_cast<std::int64_t>(n), mask, low, high,
                                got_bits.data(), got_inside.data(), got_positions.data());
           CHECK(got.below == expected.below);
