@@ -15,28 +15,28 @@ namespace {
 // Errors in Python: moptcore.Error is a ValueError, DTypeError a TypeError as well.
 void bind_errors(py::module_& m) {
   static py::handle error = PyErr_NewExceptionWithDoc(
-      "moptcore.Error", "A bad argument: the text names it, the rule and the value.",
+      "moptcore.Error", "A bad argument; the text names it, its value and what is allowed.",
       PyExc_ValueError, nullptr);
-  const auto derive = [&m](const char* name, py::handle base, PyObject* other, const char* doc) {
-    py::object bases = other == nullptr
-                           ? py::object(py::reinterpret_borrow<py::object>(base))
-                           : py::object(py::make_tuple(base, py::handle(other)));
-    py::handle made = PyErr_NewExceptionWithDoc((std::string("moptcore.") + name).c_str(), doc,
-                                                bases.ptr(), nullptr);
+  m.attr("Error") = error;
+  const auto derive = [&m](const char* name, const char* doc, const py::tuple& bases) {
+    const std::string full = std::string("moptcore.") + name;
+    const py::handle made =
+        PyErr_NewExceptionWithDoc(full.c_str(), doc, bases.ptr(), nullptr);
     m.attr(name) = made;
     return made;
   };
-  m.attr("Error") = error;
-  static py::handle dtype = derive("DTypeError", error, PyExc_TypeError,
-                                    "An array of a dtype or layout that is not taken.");
-  static py::handle non_finite = derive("NonFiniteError", error, nullptr,
-                                         "NaN or infinity where it has no meaning.");
-  static py::handle unsupported = derive("UnsupportedError", error, nullptr,
-                                          "Meaningful, but not offered: the text says what is.");
-  static py::handle format = derive("FormatError", error, nullptr,
-                                     "A file or state that does not follow its format.");
-  derive("CoverageError", error, nullptr,
-         "strict=True, and a selected layer cannot be compressed; the text has every row.");
+  const py::tuple plain = py::make_tuple(error);
+  static py::handle dtype =
+      derive("DTypeError", "An array of a dtype or memory layout that the function does not take.",
+             py::make_tuple(error, py::handle(PyExc_TypeError)));
+  static py::handle non_finite =
+      derive("NonFiniteError", "NaN or infinity where the function cannot take it.", plain);
+  static py::handle unsupported = derive(
+      "UnsupportedError", "Meaningful, but not offered here; the text says what is.", plain);
+  static py::handle format = derive(
+      "FormatError", "A file, state or byte sequence that does not follow its format.", plain);
+  derive("CoverageError", "With strict=True: something selected could not be done; all rows.",
+         plain);
   py::register_exception_translator([](std::exception_ptr raised) {
     try {
       if (raised) std::rethrow_exception(raised);
