@@ -224,8 +224,30 @@ def onnx_tensors(path: str | os.PathLike[str]) -> list[TensorSummary]:
     return found
 
 
+@overload
 def evaluate_onnx(
-    path: str | os.PathLike[str],
+    models: str | os.PathLike[str],
+    data: Data,
+    *,
+    batch_size: int = ...,
+    threads: int | None = ...,
+    latency: bool = ...,
+    warmup: int = ...,
+    repeats: int = ...,
+) -> Evaluation: ...
+@overload
+def evaluate_onnx(
+    models: Mapping[str, str | os.PathLike[str]],
+    data: Data,
+    *,
+    batch_size: int = ...,
+    threads: int | None = ...,
+    latency: bool = ...,
+    warmup: int = ...,
+    repeats: int = ...,
+) -> dict[str, Evaluation]: ...
+def evaluate_onnx(
+    models: str | os.PathLike[str] | Mapping[str, str | os.PathLike[str]],
     data: Data,
     *,
     batch_size: int = 256,
@@ -233,63 +255,104 @@ def evaluate_onnx(
     latency: bool = True,
     warmup: int = 10,
     repeats: int = 100,
-) -> Evaluation:
-    """Runs an ONNX classifier in ONNX Runtime over `data` and reads its file.
+) -> Evaluation | dict[str, Evaluation]:
+    """Runs an ONNX classifier, or several by name, in ONNX Runtime over `data`, and reads its file.
 
-    The file has one input, its first output is logits [rows, classes]. The latency is that of one
-    sample (or of one batch, where the file fixes the batch). Sizes include external data files.
+    A file has one input, its first output is logits [rows, classes]. The latency is that of one
+    sample (or of one batch, where the file fixes the batch); several models are timed interleaved.
+    Sizes include external data files. `data` given as batches must allow one pass per model.
     """
     where = "evaluation.evaluate_onnx"
     if batch_size < 1:
         raise Error(f"[{where}] batch_size must be >= 1, got {batch_size}")
-    session, name, fixed = _session(path, threads, where)
-    rows = fixed or batch_size
-    logits: list[NDArray[Any]] = []
-    labels: list[NDArray[Any]] = []
-    sample: NDArray[Any] | None = None
-    for x, y in _batches(data, rows, where):
-        if sample is None:
-            sample = x[: fixed or 1]
-        padding = (fixed - len(x)) if fixed else 0
-        batch = np.concatenate([x, np.repeat(x[-1:], padding, axis=0)]) if padding else x
-        logits.append(session.run(None, {name: batch})[0][: len(x)])
-        labels.append(y)
-    if sample is None:
-        raise Error(f"[{where}] data must hold at least one sample, got none")
-    accuracy, loss = classification_score(np.concatenate(logits), np.concatenate(labels))
-    if fixed and len(sample) < fixed:
-        sample = np.repeat(sample[:1], fixed, axis=0)
-    weights = [tensor for tensor in onnx_tensors(path) if tensor.role == "weight"]
-    sizes = [file_sizes(part) for part in _parts(path)]
-    return Evaluation(
-        accuracy=accuracy,
-        loss=loss,
-        parameters=sum(tensor.elements for tensor in weights),
-        nonzeros=sum(tensor.elements - tensor.zeros for tensor in weights),
-        size_bytes=sum(size.plain for size in sizes),
-        gzip_bytes=sum(size.gzip for size in sizes),
-        latency=measure_latency(
-            lambda: session.run(None, {name: sample}), warmup=warmup, repeats=repeats
-        )
-        if latency
-        else None,
-    )
+    paths = dict(models) if isinstance(models, Mapping) else {"": models}
+    found, calls = {}, {}
+    for name, path in paths.items():
+        session = _Session(path, threads, where)
+        found[name] = session.score(data, batch_size)
+        calls[name] = session.call
+    if latency:
+        times = measure_latency(calls, warmup=warmup, repeats=repeats)
+        found = {
+            name: dataclasses.replace(each, latency=times[name]) for name, each in found.items()
+        }
+    return found if isinstance(models, Mapping) else found[""]
 
 
-def evaluate(model: Any, data: Data, **options: Any) -> Evaluation:
-    """Evaluates an ONNX file as evaluate_onnx, a module as moptcore.torch.evaluate does."""
-    if isinstance(model, (str, os.PathLike)):
+def evaluate(model: Any, data: Data, **options: Any) -> Any:
+    """Evaluates an ONNX file, or a dict of them, as evaluate_onnx does, and a torch module as
+    moptcore.torch.evaluate does."""
+    if isinstance(model, (str, os.PathLike, Mapping)):
         return evaluate_onnx(model, data, **options)
     torch = sys.modules.get("torch")
     if torch is not None and isinstance(model, torch.nn.Module):
-        found: Evaluation = importlib.import_module("moptcore.torch").evaluate(
-            model, data, **options
-        )
-        return found
+        return importlib.import_module("moptcore.torch").evaluate(model, data, **options)
     raise TypeError(
         "[evaluation.evaluate] model must be the path of an ONNX file or a torch.nn.Module, "
         f"got {type(model).__name__}"
     )
+
+
+class _Session:
+    """An ONNX file in ONNX Runtime, and the sample that it is timed with."""
+
+    def __init__(self, path: str | os.PathLike[str], threads: int | None, where: str) -> None:
+        runtime = _needs("onnxruntime", where)
+        if not Path(path).is_file():
+            raise Error(f"[{where}] path must be an existing ONNX file, got {os.fspath(path)!r}")
+        options = runtime.SessionOptions()
+        # Threads that spin after a run would steal the cores from the session timed next.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        if threads is not None:
+            options.intra_op_num_threads = threads
+        self._path, self._where = Path(path), where
+        self._session = runtime.InferenceSession(
+            os.fspath(path), options, providers=["CPUExecutionProvider"]
+        )
+        inputs = self._session.get_inputs()
+        if len(inputs) != 1:
+            names = ", ".join(each.name for each in inputs)
+            raise Error(
+                f"[{where}] path must be a model with one input, got {len(inputs)}: {names}"
+            )
+        self._name: str = inputs[0].name
+        first = inputs[0].shape[0] if inputs[0].shape else None
+        self._fixed: int | None = first if isinstance(first, int) else None
+        self._sample: NDArray[Any] | None = None
+
+    def run(self, x: NDArray[Any]) -> NDArray[Any]:
+        output: NDArray[Any] = self._session.run(None, {self._name: x})[0]
+        return output
+
+    def call(self) -> None:
+        self._session.run(None, {self._name: self._sample})
+
+    def score(self, data: Data, batch_size: int) -> Evaluation:
+        logits, labels = [], []
+        for x, y in _batches(data, self._fixed or batch_size, self._where):
+            full = _padded(x, self._fixed)
+            if self._sample is None:
+                self._sample = full[: self._fixed or 1]
+            logits.append(self.run(full)[: len(x)])
+            labels.append(y)
+        if not logits:
+            raise Error(f"[{self._where}] data must hold at least one sample, got none")
+        accuracy, loss = classification_score(np.concatenate(logits), np.concatenate(labels))
+        weights = [tensor for tensor in onnx_tensors(self._path) if tensor.role == "weight"]
+        sizes = [file_sizes(part) for part in _parts(self._path)]
+        return Evaluation(
+            accuracy=accuracy,
+            loss=loss,
+            parameters=sum(tensor.elements for tensor in weights),
+            nonzeros=sum(tensor.elements - tensor.zeros for tensor in weights),
+            size_bytes=sum(size.plain for size in sizes),
+            gzip_bytes=sum(size.gzip for size in sizes),
+        )
+
+
+def _padded(x: NDArray[Any], rows: int | None) -> NDArray[Any]:
+    missing = (rows or 0) - len(x)
+    return np.concatenate([x, np.repeat(x[-1:], missing, axis=0)]) if missing > 0 else x
 
 
 def _needs(module: str, where: str) -> ModuleType:
@@ -299,26 +362,6 @@ def _needs(module: str, where: str) -> ModuleType:
         raise ModuleNotFoundError(
             f"[{where}] needs {module}, install it with: pip install 'moptcore[onnx]'"
         ) from error
-
-
-def _session(
-    path: str | os.PathLike[str], threads: int | None, where: str
-) -> tuple[Any, str, int | None]:
-    runtime = _needs("onnxruntime", where)
-    if not Path(path).is_file():
-        raise Error(f"[{where}] path must be an existing ONNX file, got {os.fspath(path)!r}")
-    options = runtime.SessionOptions()
-    # Threads that spin after a run would steal the cores from the session timed next.
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    if threads is not None:
-        options.intra_op_num_threads = threads
-    session = runtime.InferenceSession(os.fspath(path), options, providers=["CPUExecutionProvider"])
-    inputs = session.get_inputs()
-    if len(inputs) != 1:
-        names = ", ".join(each.name for each in inputs)
-        raise Error(f"[{where}] path must be a model with one input, got {len(inputs)}: {names}")
-    first = inputs[0].shape[0] if inputs[0].shape else None
-    return session, inputs[0].name, first if isinstance(first, int) else None
 
 
 def _batches(data: Data, rows: int, where: str) -> Iterator[tuple[NDArray[Any], NDArray[Any]]]:

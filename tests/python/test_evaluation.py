@@ -122,6 +122,17 @@ def test_batches_and_loaders_give_one_result(tmp_path: Path, batch) -> None:
         assert found.accuracy == expected
 
 
+def test_several_files_are_evaluated_by_name_and_timed(float_model: Path, tmp_path: Path) -> None:
+    nodes = [helper.make_node("MatMul", ["x", "w"], ["y"])]
+    other = save(tmp_path / "other.onnx", nodes, {"w": WEIGHT})
+    found = evaluation.evaluate({"a": float_model, "b": other}, (X, np.array([0, 1, 0])), repeats=3)
+    assert list(found) == ["a", "b"]
+    # Without the bias row 2 ties, and argmax takes the first class: both are right everywhere.
+    assert (found["a"].accuracy, found["b"].accuracy) == (1.0, 1.0)
+    assert (found["a"].parameters, found["b"].parameters) == (8, 6)
+    assert found["a"].latency.repeats == found["b"].latency.repeats == 3
+
+
 def test_latency_interleaves_and_rotates() -> None:
     calls: list[str] = []
     found = evaluation.measure_latency(
