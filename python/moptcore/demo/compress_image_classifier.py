@@ -1,0 +1,1 @@
+../../../examples/python/compress_image_classifier.py
