@@ -251,6 +251,54 @@ def test_trains_under_autocast() -> None:
     assert all(p.grad is not None and p.grad.isfinite().all() for p in qmodel.parameters())
 
 
+def _step(qmodel: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    optimizer.zero_grad()
+    for _ in range(2):  # two forward passes before one step: gradient accumulation
+        x, y = torch.randn(8, 1, 16, 16), torch.randint(0, 10, (8,))
+        F.cross_entropy(qmodel(x), y).backward()
+    optimizer.step()
+
+
+def test_pruned_weights_stay_zero_without_a_pruner() -> None:
+    torch.manual_seed(0)
+    model = Residual()
+    mct.Pruner(model, moptcore.prune.ConstantSparsity(0.7, 1, frequency=1)).step()
+    zeros = {name: p == 0 for name, p in model.named_parameters() if p.dim() > 1}
+    assert all(bool(mask.any()) for mask in zeros.values())
+    qmodel = mct.prepare_qat(model, torch.randn(2, 1, 16, 16))
+    optimizer = torch.optim.AdamW(qmodel.parameters(), 1e-2)
+    for _ in range(3):
+        _step(qmodel, optimizer)
+    moved = copy.deepcopy(qmodel)
+    state = qmodel.state_dict()
+    stripped = mct.strip(moved)
+    for name, mask in zeros.items():
+        assert (state[name][mask] == 0).all(), name
+        assert (state[name][~mask] != 0).any(), name
+        assert (stripped.get_parameter(name)[mask] == 0).all(), name
+
+
+def test_zeros_come_back_with_the_state_and_dense_layers_stay_free() -> None:
+    torch.manual_seed(0)
+    model = Residual()
+    mct.Pruner(model, moptcore.prune.ConstantSparsity(0.5, 1, frequency=1)).step()
+    example = torch.randn(2, 1, 16, 16)
+    trained = mct.prepare_qat(model, example)
+    resumed = mct.prepare_qat(Residual(), example)
+    resumed.load_state_dict(trained.state_dict())
+    _step(resumed, torch.optim.SGD(resumed.parameters(), 0.1))
+    for name, value in trained.state_dict().items():
+        if value.dim() > 1 and name in dict(model.named_parameters()):
+            assert (resumed.state_dict()[name][value == 0] == 0).all(), name
+    empty = nn.Sequential(nn.Linear(4, 3))
+    nn.init.zeros_(empty[0].weight)
+    fresh = mct.prepare_qat(empty, torch.randn(2, 4))
+    optimizer = torch.optim.SGD(fresh.parameters(), 0.1)
+    fresh.get_parameter("0.weight").grad = torch.ones(3, 4)
+    optimizer.step()
+    assert (mct.strip(fresh)[0].weight != 0).all()
+
+
 def test_keeps_what_a_pruner_asks_for() -> None:
     torch.manual_seed(0)
     qmodel = mct.prepare_qat(Residual(), torch.randn(2, 1, 16, 16))

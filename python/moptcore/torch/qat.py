@@ -76,7 +76,8 @@ def prepare_qat(
     """A new module that trains with the rounding of the exported int8 model; `model` is untouched.
 
     `example` (a tensor, or a tuple of them) is passed through once to size the ranges; the first
-    training batch replaces what it gave. Parameters and buffers keep their names; ranges are
+    training batch replaces what it gave. Parameters and buffers keep their names, and weights that
+    are zero (pruned) stay zero; ranges are
     measured in train() and frozen in eval(), where BatchNorm is folded as in the file.
     `coverage` names every weight and, where it stays float, why. `strict` raises CoverageError
     for a selected weight that stays float. Raises UnsupportedError for a forward whose control
@@ -214,8 +215,12 @@ class Folded(NamedTuple):
 class QuantizedLayer(nn.Module):
     """A convolution or linear layer, the BatchNorm behind it and a ReLU, as one operation.
 
-    Holds no parameters: those stay in the modules of the model, under their names.
+    Holds no parameters: those stay in the modules of the model, under their names. `pruned` marks
+    the weights that were zero when the model was prepared, and that stay zero whatever an
+    optimizer does to them; None where there were none.
     """
+
+    pruned: torch.Tensor | None
 
     zeros: torch.Tensor
 
@@ -235,6 +240,10 @@ class QuantizedLayer(nn.Module):
         self.activation = activation
         # Tuples keep these from being registered a second time under another name.
         self._weight, self._bias, self._norm, self._source = weight, bias, (norm,), (source,)
+        zeros = self.weight.detach() == 0
+        # Nothing but zeros is a layer that has yet to learn, not one that was pruned.
+        sparse = bool(zeros.any()) and not bool(zeros.all())
+        self.register_buffer("pruned", zeros if sparse else None)
         zeros = torch.zeros(len(self.weight), dtype=torch.int32, device=self.weight.device)
         self.register_buffer("zeros", zeros, persistent=False)
 
@@ -248,7 +257,20 @@ class QuantizedLayer(nn.Module):
     def bias(self) -> torch.Tensor | None:
         return None if self._bias is None else getattr(*self._bias)
 
+    def restore_zeros(self) -> None:
+        """Sets the pruned weights to zero again."""
+        if self.pruned is not None:
+            # Past autograd: graphs of earlier forward passes hold the rounded weight, not this.
+            self.weight.data.masked_fill_(self.pruned, 0.0)
+
+    def _load_from_state_dict(self, state_dict: Any, prefix: str, *others: Any) -> None:
+        found = state_dict.get(prefix + "pruned")
+        if found is not None:
+            # A copy on the weight's device, which may be that of another layer next time.
+            self.pruned = found.to(self.weight.device, torch.bool, copy=True)
+
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.restore_zeros()
         if self.training:
             weight = self.weight
             scale = self._scale(weight)
@@ -311,6 +333,7 @@ class QuantizedLayer(nn.Module):
     @torch.no_grad()
     def folded(self) -> Folded:
         """The integers and scales that evaluation computes with and export writes."""
+        self.restore_zeros()
         weight = self.weight
         scale = self._scale(weight)
         shape = (-1, *[1] * (weight.dim() - 1))
@@ -389,6 +412,16 @@ class QuantizedModel(nn.Module):
         self._program = program
         self._coverage = coverage
         self.scheme = scheme
+        self.register_state_dict_pre_hook(_restore_before_state)
+
+    def restore_zeros(self) -> None:
+        """Sets the weights that were zero when the model was prepared to zero again.
+
+        forward, state_dict, `strip` and export do so themselves.
+        """
+        for layer in self._modules["_quant"].children():
+            if isinstance(layer, QuantizedLayer):
+                layer.restore_zeros()
 
     @property
     def program(self) -> Program:
@@ -419,6 +452,7 @@ class QuantizedModel(nn.Module):
 
     def _moptcore_strip_(self) -> nn.Module:
         """A copy of the original module, its own class, with what was trained here."""
+        self.restore_zeros()
         root = self._root[0]
         ranges = root._modules.pop("_quant")
         try:
@@ -426,6 +460,11 @@ class QuantizedModel(nn.Module):
         finally:
             root._modules["_quant"] = ranges
         return plain.train(self.training)
+
+
+def _restore_before_state(model: nn.Module, *_: Any) -> None:
+    assert isinstance(model, QuantizedModel)
+    model.restore_zeros()
 
 
 def fold_norm(norm: Any, bias: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
