@@ -129,7 +129,7 @@ void Selection<Key>::bracket(std::int64_t position) {
   const kernels::FloatMode float_mode;
   const double root = std::cbrt(static_cast<double>(size_));
   // A larger sample costs more itself and leaves fewer keys inside; this balances the two.
-  const auto wanted = std::clamp(static_cast<std::int64_t>(0.5 * root * root),
+  const auto wanted = std::clamp(static_cast<std::int64_t>(root * root),
                                  std::int64_t{2048}, std::int64_t{65536});
   // One element from each stretch of equal length, at a place that no pattern in the data meets.
   const std::int64_t stretch = std::min(size_ / wanted, std::int64_t{1} << 31);
@@ -300,14 +300,15 @@ void Selection<Key>::finish() {
 
 template <class Key>
 void Selection<Key>::resolve(Block& block) const {
-  const auto set = [&block](std::int64_t i) {
-    block.bits[i / 8] = static_cast<std::uint8_t>(block.bits[i / 8] | (1u << (i % 8)));
-  };
   std::int64_t kept = block.kept;
   if (found_inside_) {
     for (std::size_t i = 0; i < block.inside.size(); ++i) {
-      const Key key = block.inside[i];
-      if (key > found_ || (key == found_ && kept-- > 0)) set(block.positions[i]);
+      // Half of these keys stay, in no order that a branch could follow; ties are rare.
+      bool stays = block.inside[i] > found_;
+      if (block.inside[i] == found_) [[unlikely]] stays = kept-- > 0;
+      const unsigned at = block.positions[i];
+      block.bits[at / 8] =
+          static_cast<std::uint8_t>(block.bits[at / 8] | (unsigned{stays} << (at % 8)));
     }
     return;
   }
@@ -327,7 +328,7 @@ void Selection<Key>::resolve(Block& block) const {
     above(src, n, mask, found_, bits);
     for (std::int64_t i = 0; i < n && kept > 0; ++i) {
       if (static_cast<Key>(src[i] & mask) == found_) {
-        set(at + i);
+        bits[i / 8] = static_cast<std::uint8_t>(bits[i / 8] | (1u << (i % 8)));
         --kept;
       }
     }
