@@ -13,7 +13,7 @@ import onnxruntime
 import pytest
 import torch
 from onnx import numpy_helper
-from python.torch_networks import networks, trained
+from python.torch_networks import PATTERNS, networks, trained
 from torch import nn
 from torch.nn import functional as F  # noqa: N812
 
@@ -129,17 +129,24 @@ def test_int8_file_is_at_most_28_percent_of_the_float_file(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize(
-    "shape",
-    [(8, 12), (9, 5, 3, 3), (8, 3, 3, 3), (8, 1, 3, 3), (8, 6, 1, 1), (6, 7, 5), (4, 4, 2, 2, 2)],
+    ("shape", "grouped"),
+    [
+        ((8, 12), False),
+        ((9, 5, 3, 3), False),
+        ((9, 5, 3, 3), True),
+        ((8, 3, 3, 3), False),
+        ((8, 1, 3, 3), True),
+        ((8, 6, 1, 1), False),
+        ((8, 6, 1, 1), True),
+        ((6, 7, 5), False),
+        ((4, 4, 2, 2, 2), False),
+    ],
 )
-@pytest.mark.parametrize("grouped", [False, True])
 def test_extreme_weights_and_inputs_do_not_saturate(
     shape: tuple[int, ...], grouped: bool, tmp_path: Path
 ) -> None:
     # Without VNNI, runtimes add two products of uint8 and int8 in 16 bits: 255 * (127 + 127)
     # would stop at 32767.
-    if grouped and len(shape) != 4:
-        pytest.skip("groups are tried in two dimensions")
     torch.manual_seed(0)
     dims = len(shape) - 2
     if dims == 0:
@@ -318,3 +325,22 @@ def test_layers_left_in_float_agree_too(exclude: list[str], tmp_path: Path) -> N
         expected = qmodel(x).numpy()
     # One rounding that falls to the other side of a tie moves a logit by far less than 2 %.
     np.testing.assert_allclose(run(path, x)[0], expected, atol=0.02 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("network", PATTERNS)
+def test_patterns_of_larger_networks_agree_with_the_runtime(
+    network: type[nn.Module], tmp_path: Path
+) -> None:
+    torch.manual_seed(0)
+    model = network()
+    qmodel = mct.prepare_qat(model, torch.randn(2, 3, 8, 8))
+    for _ in range(2):
+        qmodel(torch.randn(8, 3, 8, 8))
+    qmodel.eval()
+    x = torch.randn(6, 3, 8, 8)
+    for each in (qmodel, mct.strip(qmodel)):
+        path = mct.export_onnx(each, x[:1], tmp_path / "m.onnx")
+        with torch.no_grad():
+            expected = each(x).numpy()
+        # Float rounding, or one integer that falls to the other side of a tie.
+        np.testing.assert_allclose(run(path, x)[0], expected, atol=0.02 * np.abs(expected).max())

@@ -169,3 +169,135 @@ def trained(model: nn.Module, shape: tuple[int, ...], steps: int = 6) -> list[fl
         optimizer.step()
         losses.append(loss.item())
     return losses
+
+
+class Preactivated(nn.Module):
+    """BatchNorm and an in-place ReLU before the convolutions, which nothing can be folded into."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 3, padding=1)
+        self.norm = nn.BatchNorm2d(8)
+        self.conv1 = nn.Conv2d(8, 8, 3, padding=1, bias=False)
+        self.norm2 = nn.BatchNorm2d(8)
+        self.conv2 = nn.Conv2d(8, 8, 3, padding=1, padding_mode="reflect")
+        self.head = nn.Linear(8, 5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.stem(x)
+        y = self.conv1(torch.relu_(self.norm(x)))
+        x = x + self.conv2(F.relu(self.norm2(y)))
+        return self.head(F.adaptive_avg_pool2d(F.relu(x), (1, 1)).flatten(1))
+
+
+class Dense(nn.Module):
+    """Every block reads the concatenation of all before it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 3, padding=1)
+        self.blocks = nn.ModuleList(
+            nn.Sequential(nn.GroupNorm(2, 8 + 4 * i), nn.ReLU(), nn.Conv2d(8 + 4 * i, 4, 3, 1, 1))
+            for i in range(3)
+        )
+        self.head = nn.Linear(20, 5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.stem(x)
+        for block in self.blocks:
+            x = torch.cat([x, block(x)], 1)
+        return self.head(x.mean([2, 3]))
+
+
+class Hourglass(nn.Module):
+    """Down, up and across; a map as output."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.down, self.mid = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1)
+        self.up = nn.Conv2d(16, 1, 3, padding=1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        a = F.relu(self.down(x))
+        b = F.interpolate(F.relu(self.mid(F.max_pool2d(a, 2))), scale_factor=2)
+        return self.up(torch.cat([a, b], 1))
+
+
+class Shuffled(nn.Module):
+    """Channel shuffle by views whose sizes are computed from the shape."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.group = nn.Conv2d(8, 8, 1, groups=2, bias=False)
+        self.norm = nn.BatchNorm2d(8)
+        self.depth = nn.Conv2d(8, 8, 3, groups=8, padding=1)
+        self.head = nn.Linear(8, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = F.relu(self.norm(self.group(torch.cat([x, x, x[:, :2]], 1))))
+        n, c, h, w = x.size()
+        x = x.view(n, 2, c // 2, h, w).transpose(1, 2).contiguous().view(n, -1, h, w)
+        left, right = x.chunk(2, 1)
+        x = self.depth(torch.cat((left, right), dim=1))
+        x = F.avg_pool2d(x, x.shape[2:])
+        return self.head(x.reshape(x.shape[0], -1))
+
+
+class Attention(nn.Module):
+    """Tokens of an image: attention written out, LayerNorm, a learned position, GELU."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Linear(3, 16)
+        self.position = nn.Parameter(0.1 * torch.randn(64, 16))
+        self.norm = nn.LayerNorm(16)
+        self.qkv, self.out = nn.Linear(16, 48), nn.Linear(16, 16)
+        self.mlp = nn.Sequential(nn.Linear(16, 32), nn.GELU(), nn.Linear(32, 16))
+        self.head = nn.Linear(16, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.embed(x.flatten(2).transpose(1, 2)) + self.position
+        b, t, c = x.shape
+        q, k, v = self.qkv(self.norm(x)).view(b, t, 3, 2, 8).permute(2, 0, 3, 1, 4).unbind(0)
+        mixed = torch.softmax(q @ k.transpose(-2, -1) * 8**-0.5, -1) @ v
+        x = x + self.out(mixed.transpose(1, 2).reshape(b, t, c))
+        x = x + self.mlp(self.norm(x))
+        return self.head(x.mean(1))
+
+
+class Functional(nn.Module):
+    """Parameters of its own instead of layers, one of them used twice."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.kernel = nn.Parameter(0.2 * torch.randn(3, 3, 3, 3))
+        self.bias = nn.Parameter(torch.zeros(3))
+        self.matrix = nn.Parameter(torch.randn(5, 3))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for _ in range(2):
+            x = F.relu(F.conv2d(x, self.kernel, self.bias, padding=1))
+        return F.linear(torch.flatten(F.adaptive_max_pool2d(x, 1), 1), self.matrix)
+
+
+class Dead(nn.Module):
+    """Channels of no weight or no BatchNorm factor, whose bias still counts."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 6, 3)
+        self.norm = nn.BatchNorm2d(6)
+        self.head = nn.Linear(6 * 36, 3)
+        with torch.no_grad():
+            self.conv.weight[:3] = 0.0
+            self.norm.weight[2:5] = 0.0
+            self.norm.weight[5] = -1e-9
+            self.norm.bias.uniform_(-1.0, 1.0)
+            self.head.weight[0] = 0.0
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(F.relu(self.norm(self.conv(x))).flatten(1))
+
+
+PATTERNS = (Preactivated, Dense, Hourglass, Shuffled, Attention, Functional, Dead)
+"""Networks that take images [3, 8, 8]."""

@@ -453,6 +453,7 @@ _CALLS: dict[str, tuple[str, dict[str, Any]]] = {
     "pad": ("pad", {"input": ..., "pad": ..., "mode": "constant", "value": None}),
     "chunk": ("split", {"input": ..., "chunks": ..., "dim": 0}),
     "split": ("split", {"input": ..., "size": ..., "dim": 0}),
+    "unbind": ("unbind", {"input": ..., "dim": 0}),
     "getitem": ("getitem", {"input": ..., "index": ...}),
     "pixel_shuffle": ("pixel_shuffle", {"input": ..., "upscale_factor": ...}),
     "interpolate": (
@@ -534,6 +535,8 @@ def _of_module(module: nn.Module) -> tuple[str, dict[str, Any]]:
         if cls in convs:
             keys = ("stride", "padding", "dilation", "groups", "padding_mode")
             return "conv", {"weight": "weight", "bias": "bias"} | _taken(module, keys)
+        if cls is nn.Hardtanh:
+            return "clip", {"min": module.min_val, "max": module.max_val}
         if cls in _MODULES:
             kind, names, extra = _MODULES[cls]
             return kind, _taken(module, names) | extra
@@ -595,6 +598,7 @@ _MODULES: dict[type, tuple[str, tuple[str, ...], dict[str, Any]]] = {
         for cls in (nn.ZeroPad1d, nn.ZeroPad2d, nn.ZeroPad3d)
     },
     nn.LayerNorm: ("layer_norm", ("normalized_shape", "eps"), {}),
+    nn.GroupNorm: ("group_norm", ("num_groups", "eps"), {}),
     nn.PixelShuffle: ("pixel_shuffle", ("upscale_factor",), {}),
     nn.Upsample: ("upsample", ("size", "scale_factor", "mode", "align_corners"), {}),
     nn.Embedding: ("embedding", (), {}),

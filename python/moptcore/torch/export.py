@@ -309,7 +309,7 @@ class _Writer:
         if step.op in ("input", "output") or step.name in self._absorbed:
             return
         value = self._values[step.name]
-        if step.kind in ("split",):
+        if step.kind in ("split", "unbind"):
             return self._split(step)
         if not isinstance(value, torch.Tensor):
             if step.kind in ("size", "getattr", "getitem") or not isinstance(value, tuple | list):
@@ -455,10 +455,6 @@ class _Writer:
 
     def _float_layer(self, step: Step) -> None:
         """A layer in float, with the BatchNorm behind it folded into its weights."""
-        if step.attrs.get("padding_mode", "zeros") != "zeros":
-            raise _NoFormError(
-                f"{_described(step)} with padding_mode {step.attrs['padding_mode']!r}"
-            )
         weight, bias = self._float_operand(step, "weight"), self._float_operand(step, "bias")
         if not isinstance(weight, torch.Tensor):
             raise _NoFormError(f"{_described(step)} with a computed weight")
@@ -473,20 +469,36 @@ class _Writer:
             factor, shift = fold_norm(norm.target[0], bias)
             shape = (-1, *[1] * (weight.dim() - 1))
             folded = (weight.detach().double() * factor.reshape(shape)).to(weight.dtype)
-            inputs = [self._source(step), self._tensor(folded, name)]
+            inputs = [self._padded(step), self._tensor(folded, name)]
             bias_name: str | None = self._tensor(shift.to(weight.dtype), f"{stem}.bias")
             self._absorbed.add(norm.name)
         else:
             tensor = weight.t() if transposed else weight
             whole = self._tensor(tensor, name) if transposed else self._parameter(weight)
-            inputs = [self._source(step), whole]
+            inputs = [self._padded(step), whole]
             bias_name = None if bias is None else self._parameter(bias)
             norm = None
-        self._affine(
-            step, step.kind, inputs, bias_name, step.attrs, transposed, list(weight.shape[2:])
-        )
+        options = dict(step.attrs)
+        if options.get("padding_mode", "zeros") != "zeros":
+            options["padding"] = 0
+        kernel = list(weight.shape[2:])
+        self._affine(step, step.kind, inputs, bias_name, options, transposed, kernel)
         if norm is not None:
             self._env[norm.name] = self._env[step.name]
+
+    def _padded(self, step: Step) -> str:
+        """The input of a layer, padded where the layer pads with other than zeros."""
+        mode = step.attrs.get("padding_mode", "zeros")
+        if mode == "zeros":
+            return self._source(step)
+        modes = {"reflect": "reflect", "replicate": "edge"}
+        padding = step.attrs["padding"]
+        if mode not in modes or isinstance(padding, str):
+            raise _NoFormError(f"{_described(step)} with padding_mode {mode!r}")
+        pads = [0, 0, *padding] * 2
+        return self._between(
+            step, "Pad", [self._source(step), self._integers(pads)], mode=modes[mode]
+        )
 
     def _float_operand(self, step: Step, which: str) -> Any:
         if step.op == "module":
@@ -539,6 +551,11 @@ class _Writer:
     def _write_identity(self, step: Step) -> None:
         self._env[step.name] = self._source(step)
 
+    def _write_softplus(self, step: Step) -> None:
+        if step.attrs["beta"] != 1:
+            raise _NoFormError(f"{_described(step)} with beta={step.attrs['beta']}")
+        self._emit(step, "Softplus", [self._source(step)])
+
     def _write_silu(self, step: Step) -> None:
         source = self._source(step)
         self._emit(step, "Mul", [source, self._between(step, "Sigmoid", [source])])
@@ -589,6 +606,27 @@ class _Writer:
         if norm.bias is not None:
             inputs.append(self._tensor(norm.bias, f"{step.attrs['path']}.bias"))
         self._emit(step, "LayerNormalization", inputs, axis=-len(shape), epsilon=float(norm.eps))
+
+    def _write_group_norm(self, step: Step) -> None:
+        norm, dims = step.target[0], self._values[step.name].dim()
+        # Every group as one channel of a normalization per sample.
+        grouped = self._integers([0, norm.num_groups, -1])
+        rows = self._between(step, "Reshape", [self._source(step), grouped])
+        like = torch.ones(norm.num_groups, dtype=self._values[step.name].dtype)
+        ones = self._tensor(like, f"{step.name}_ones")
+        zeros = self._tensor(torch.zeros_like(like), f"{step.name}_zeros")
+        normal = self._between(
+            step, "InstanceNormalization", [rows, ones, zeros], epsilon=float(norm.eps)
+        )
+        shape = self._integers(self._shape(step.name))
+        value = self._between(step, "Reshape", [normal, shape])
+        for op, name in (("Mul", "weight"), ("Add", "bias")):
+            tensor = getattr(norm, name)
+            if tensor is not None:
+                column = tensor.detach().reshape(-1, *[1] * (dims - 2))
+                factor = self._tensor(column, f"{step.attrs['path']}.{name}")
+                value = self._between(step, op, [value, factor])
+        self._env[step.name] = value
 
     def _write_embedding(self, step: Step) -> None:
         self._emit(step, "Gather", [self._parameter(step.target[0].weight), self._source(step)])
@@ -767,9 +805,11 @@ class _Writer:
 
     def _split(self, step: Step) -> None:
         value, other = self._values[step.name], self._others[step.name]
-        axis = self._plain(step.attrs["dim"]) % value[0].dim()
-        sizes = [part.shape[axis] for part in value]
-        if sizes != [part.shape[axis] for part in other]:
+        source = self._values[step.inputs[0]]
+        axis = self._plain(step.attrs["dim"]) % source.dim()
+        whole = step.kind == "split"
+        sizes = [part.shape[axis] if whole else 1 for part in value]
+        if sizes != [part.shape[axis] if whole else 1 for part in other]:
             raise _NoFormError(f"{_described(step)} along the batch")
         outputs = [self._name(f"{step.name}_{i}") for i in range(len(sizes))]
         inputs = [self._source(step), self._integers(sizes)]
@@ -778,6 +818,10 @@ class _Writer:
         if grid is not None:
             outputs = [self._round(f"{step.name}_{i}", o, grid) for i, o in enumerate(outputs)]
             self._grids[step.name] = grid
+        if not whole:
+            pairs = zip(value[0].shape, other[0].shape, strict=True)
+            shape = self._integers([a if a == b else -1 for a, b in pairs])
+            outputs = [self._between(step, "Reshape", [name, shape]) for name in outputs]
         self._parts[step.name] = outputs
 
     def _write_getitem(self, step: Step) -> None:

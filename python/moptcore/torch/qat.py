@@ -56,6 +56,7 @@ _SAME_SCALE = {
     "identity",
     "getitem",
     "split",
+    "unbind",
     "pixel_shuffle",
 }
 # Computed on integers where their inputs are integers.
@@ -679,7 +680,7 @@ class _Plan:
             size = len(marked) + len(integers)
             for step in self._steps.values():
                 if step.kind in _ARITHMETIC and self._is_arithmetic(step):
-                    roots = {self._root(name) for name in step.inputs}
+                    roots = {self._root(name) for name in self._tensors(step)}
                     if roots & integers:
                         marked |= roots
                         integers |= {*roots, step.name}
@@ -695,12 +696,16 @@ class _Plan:
         return marked
 
     def _is_arithmetic(self, step: Step) -> bool:
-        floating = all(
-            name in self._values and self._values[name].is_floating_point() for name in step.inputs
-        )
+        tensors = self._tensors(step)
+        if not all(self._values[name].is_floating_point() for name in tensors):
+            return False
         if step.kind in ("add", "mul"):
-            return floating and len(step.inputs) == 2 and step.attrs.get("alpha", 1) == 1
-        return floating and (step.kind != "mean" or step.attrs["dim"] is not None)
+            return len(tensors) == 2 and step.attrs.get("alpha", 1) == 1
+        return bool(tensors) and (step.kind != "mean" or step.attrs["dim"] is not None)
+
+    def _tensors(self, step: Step) -> list[str]:
+        """The inputs that are tensors, and not sizes."""
+        return [name for name in step.inputs if isinstance(self._values[name], torch.Tensor)]
 
     def _root(self, name: str) -> str:
         """The step whose rounding decides the scale of a value."""
