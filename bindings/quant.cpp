@@ -51,7 +51,8 @@ std::span<std::uint8_t> bits_of(const std::optional<Array>& bits, const Array& x
 
 // Numbers of any kind as float32.
 std::vector<float> floats_of(py::handle source) {
-  const auto array = py::array_t<float, py::array::c_style | py::array::forcecast>::ensure(source);
+  const auto array = py::array_t < float,
+             py::array::c_style | py::array::forcecast > ::ensure(source);
   if (!array) throw py::error_already_set();
   return {array.data(), array.data() + array.size()};
 }
@@ -64,7 +65,7 @@ std::vector<std::int32_t> integers_of(py::handle source, const char* where, cons
   check<DTypeError>(kind == 'i' || kind == 'u', where,
                     std::string(argument) + " must be of an integer dtype",
                     py::str(array.dtype()).cast<std::string>());
-  const auto wide = py::array_t<std::int64_t, py::array::c_style | py::array::forcecast>(array);
+  const auto wide = py::array_t < std::int64_t, py::array::c_style | py::array::forcecast > (array);
   std::vector<std::int32_t> values;
   for (py::ssize_t i = 0; i < wide.size(); ++i) {
     const std::int64_t value = wide.data()[i];
@@ -111,7 +112,9 @@ py::object fake_quantize_backward(const Array& grad, const Array& bits, const py
   return result.take();
 }
 
-bool is_nibbles(DType dtype) { return dtype == DType::int4 || dtype == DType::uint4; }
+bool is_nibbles(DType dtype) {
+  return dtype == DType::int4 || dtype == DType::uint4;
+}
 
 // A byte vector as the 4-bit tensor of the given shape that it packs.
 void check_packed(const AnyView& bytes, const Shape& shape, const char* where,
@@ -195,16 +198,15 @@ py::object fake_quantize_range(const Array& x, const py::object& min, const py::
   return result.take();
 }
 
-QParams make_qparams(const py::object& scale, const py::object& zero_point,
-                     const py::object& dtype, const Axis& axis,
-                     const std::optional<std::int32_t>& qmin,
+QParams make_qparams(const py::object& scale, const py::object& zero_point, const py::object& dtype,
+                     const Axis& axis, const std::optional<std::int32_t>& qmin,
                      const std::optional<std::int32_t>& qmax) {
   constexpr auto where = "quant.QParams";
   std::vector<float> scales = floats_of(scale);
   std::vector<std::int32_t> zeros = integers_of(zero_point, where, "zero_point");
   if (zeros.size() == 1) zeros.resize(scales.size(), zeros.front());
-  return {std::move(scales), std::move(zeros), axis,
-          {dtype_from(dtype, where, "dtype"), qmin, qmax}};
+  return {
+      std::move(scales), std::move(zeros), axis, {dtype_from(dtype, where, "dtype"), qmin, qmax}};
 }
 
 template <class T>
@@ -213,22 +215,27 @@ py::object numbers(const std::vector<T>& values, bool one) {
   return py::array_t<T>(static_cast<py::ssize_t>(values.size()), values.data());
 }
 
-py::object scale_of(const QParams& q) { return numbers(q.scale(), !q.axis()); }
-py::object zero_point_of(const QParams& q) { return numbers(q.zero_point(), !q.axis()); }
+py::object scale_of(const QParams& q) {
+  return numbers(q.scale(), !q.axis());
+}
+py::object zero_point_of(const QParams& q) {
+  return numbers(q.zero_point(), !q.axis());
+}
 
 std::string repr_of(const QParams& q) {
-  const py::str text("QParams(scale={!r}, zero_point={!r}, dtype={!r}, axis={!r}, qmin={}, qmax={})");
+  const py::str text(
+      "QParams(scale={!r}, zero_point={!r}, dtype={!r}, axis={!r}, qmin={}, qmax={})");
   // A float32 in its own shortest form: 0.02 and not 0.019999999552965164.
   py::object scale = scale_of(q);
   if (!q.axis()) scale = py::float_(py::str(py::module_::import("numpy").attr("float32")(scale)));
-  return text.format(scale, zero_point_of(q), std::string(name(q.dtype())), q.axis(), q.qmin(),
-                     q.qmax())
+  return text
+      .format(scale, zero_point_of(q), std::string(name(q.dtype())), q.axis(), q.qmin(), q.qmax())
       .cast<std::string>();
 }
 
 py::tuple state_of(const QParams& q) {
-  return py::make_tuple(q.scale(), q.zero_point(), std::string(name(q.dtype())), q.axis(),
-                        q.qmin(), q.qmax());
+  return py::make_tuple(q.scale(), q.zero_point(), std::string(name(q.dtype())), q.axis(), q.qmin(),
+                        q.qmax());
 }
 
 QParams from_state(const py::tuple& state) {
@@ -252,74 +259,82 @@ void bind_qparams(py::module_& m) {
       .def_property_readonly("axis", &QParams::axis)
       .def_property_readonly("qmin", &QParams::qmin)
       .def_property_readonly("qmax", &QParams::qmax)
-      .def("__eq__", [](const QParams& a, const QParams& b) { return a == b; }, py::is_operator())
+      .def(
+          "__eq__", [](const QParams& a, const QParams& b) { return a == b; }, py::is_operator())
       .def("__hash__", [](const QParams& q) { return py::hash(py::str(repr_of(q))); })
       .def("__repr__", &repr_of)
       .def(py::pickle(&state_of, &from_state));
 
-  m.def("qparams_from_range",
-        [](const py::object& min, const py::object& max, const py::object& dtype, bool symmetric,
-           const Axis& axis, const Text& compat) {
-          constexpr auto where = "quant.qparams_from_range";
-          const std::vector<float> low = floats_of(min);
-          const std::vector<float> high = floats_of(max);
-          return quant::qparams_from_range(low, high, dtype_from(dtype, where, "dtype"), symmetric,
-                                           axis, compat_of(compat, where));
-        },
-        "min"_a, "max"_a, "dtype"_a = "int8", "symmetric"_a = true, "axis"_a = py::none(),
-        "compat"_a = py::none(),
-        "The QParams that cover [min, max], extended to hold 0.\n\n"
-        "symmetric: scale = absmax / 127 and integers [-127, 127] for int8; else the full range\n"
-        "with a zero point. A range of nothing but 0 gives scale 1; no scale is below 2^-126.\n"
-        "compat: \"torch\" follows torch.ao's observers, \"tflite\" TFLite.");
+  m.def(
+      "qparams_from_range",
+      [](const py::object& min, const py::object& max, const py::object& dtype, bool symmetric,
+         const Axis& axis, const Text& compat) {
+        constexpr auto where = "quant.qparams_from_range";
+        const std::vector<float> low = floats_of(min);
+        const std::vector<float> high = floats_of(max);
+        return quant::qparams_from_range(low, high, dtype_from(dtype, where, "dtype"), symmetric,
+                                         axis, compat_of(compat, where));
+      },
+      "min"_a, "max"_a, "dtype"_a = "int8", "symmetric"_a = true, "axis"_a = py::none(),
+      "compat"_a = py::none(),
+      "The QParams that cover [min, max], extended to hold 0.\n\n"
+      "symmetric: scale = absmax / 127 and integers [-127, 127] for int8; else the full range\n"
+      "with a zero point. A range of nothing but 0 gives scale 1; no scale is below 2^-126.\n"
+      "compat: \"torch\" follows torch.ao's observers, \"tflite\" TFLite.");
 }
 
 // What both observers share. State is a dict of arrays.
 template <class Observer>
 void bind_observer(py::class_<Observer>& c) {
   using quant::OnNonFinite;
-  c.def("update",
-        [](Observer& self, const Array& x, const std::string& nonfinite) {
-          constexpr auto where = "quant.Observer.update";
-          check(nonfinite == "error" || nonfinite == "skip", where,
-                "nonfinite must be \"error\" or \"skip\"", nonfinite);
-          const py::gil_scoped_release release;
-          self.update(x.view(), nonfinite == "skip" ? OnNonFinite::skip : OnNonFinite::error);
-        },
-        "x"_a, "nonfinite"_a = "error",
-        "Observes x. NaN and infinities raise NonFiniteError, or are left out with \"skip\".")
-      .def("qparams",
-           [](const Observer& self, const py::object& dtype, bool symmetric, const Text& compat) {
-             constexpr auto where = "quant.Observer.qparams";
-             return self.qparams(dtype_from(dtype, where, "dtype"), symmetric,
-                                 compat_of(compat, where));
-           },
-           "dtype"_a = "int8", "symmetric"_a = true, "compat"_a = py::none(),
-           "The QParams of the range; see qparams_from_range.")
+  c.def(
+       "update",
+       [](Observer& self, const Array& x, const std::string& nonfinite) {
+         constexpr auto where = "quant.Observer.update";
+         check(nonfinite == "error" || nonfinite == "skip", where,
+               "nonfinite must be \"error\" or \"skip\"", nonfinite);
+         const py::gil_scoped_release release;
+         self.update(x.view(), nonfinite == "skip" ? OnNonFinite::skip : OnNonFinite::error);
+       },
+       "x"_a, "nonfinite"_a = "error",
+       "Observes x. NaN and infinities raise NonFiniteError, or are left out with \"skip\".")
+      .def(
+          "qparams",
+          [](const Observer& self, const py::object& dtype, bool symmetric, const Text& compat) {
+            constexpr auto where = "quant.Observer.qparams";
+            return self.qparams(dtype_from(dtype, where, "dtype"), symmetric,
+                                compat_of(compat, where));
+          },
+          "dtype"_a = "int8", "symmetric"_a = true, "compat"_a = py::none(),
+          "The QParams of the range; see qparams_from_range.")
       .def("reset", &Observer::reset, "Forgets everything seen.")
       .def_property_readonly("axis", [](const Observer& self) { return self.axis(); })
-      .def_property_readonly("min", [](const Observer& self) { return numbers(self.min(), false); },
-                             "float32 vector: one value, or one for each index of `axis`; empty "
-                             "before the first update.")
+      .def_property_readonly(
+          "min", [](const Observer& self) { return numbers(self.min(), false); },
+          "float32 vector: one value, or one for each index of `axis`; empty "
+          "before the first update.")
       .def_property_readonly("max", [](const Observer& self) { return numbers(self.max(), false); })
-      .def("state_dict",
-           [](const Observer& self) {
-             return py::dict("min"_a = numbers(self.min(), false),
-                             "max"_a = numbers(self.max(), false));
-           },
-           "The range as a dict of arrays.")
-      .def("load_state_dict",
-           [](Observer& self, const py::dict& state, bool strict) {
-             constexpr auto where = "quant.Observer.load_state_dict";
-             check(state.contains("min") && state.contains("max"), where,
-                   "state must have the keys min and max", py::str(py::list(state)).cast<std::string>());
-             check(!strict || py::len(state) == 2, where, "state must have no key but min and max",
-                   py::str(py::list(state)).cast<std::string>());
-             self.restore(floats_of(state["min"]), floats_of(state["max"]));
-           },
-           "state"_a, "strict"_a = true, "Continues from what state_dict() gave.")
-      .def("__eq__", [](const Observer& a, const Observer& b) { return a == b; },
-           py::is_operator());
+      .def(
+          "state_dict",
+          [](const Observer& self) {
+            return py::dict("min"_a = numbers(self.min(), false),
+                            "max"_a = numbers(self.max(), false));
+          },
+          "The range as a dict of arrays.")
+      .def(
+          "load_state_dict",
+          [](Observer& self, const py::dict& state, bool strict) {
+            constexpr auto where = "quant.Observer.load_state_dict";
+            check(state.contains("min") && state.contains("max"), where,
+                  "state must have the keys min and max",
+                  py::str(py::list(state)).cast<std::string>());
+            check(!strict || py::len(state) == 2, where, "state must have no key but min and max",
+                  py::str(py::list(state)).cast<std::string>());
+            self.restore(floats_of(state["min"]), floats_of(state["max"]));
+          },
+          "state"_a, "strict"_a = true, "Continues from what state_dict() gave.")
+      .def(
+          "__eq__", [](const Observer& a, const Observer& b) { return a == b; }, py::is_operator());
 }
 
 void bind_observers(py::module_& m) {
@@ -372,20 +387,22 @@ void bind_quant(py::module_ m) {
   bind_qparams(m);
   bind_observers(m);
 
-  m.def("fake_quantize",
-        [](const Array& x, const QParams& qp, const py::object& out,
-           const std::optional<Array>& bits, const std::string& nonfinite, const Text& compat) {
-          constexpr auto where = "quant.fake_quantize";
-          return fake_quantize(x, qp.view(), out, bits, quant::non_finite_from(nonfinite, where),
-                               compat_of(compat, where));
-        },
-        "x"_a, "qp"_a, "out"_a = py::none(), "bits"_a = py::none(), "nonfinite"_a = "propagate",
-        "compat"_a = py::none(),
-        "dequantize(quantize(x, qp), qp) in one pass, bit for bit, in x's dtype.\n\n"
-        "bits: uint8 buffer of ceil(n / 8) bytes for the gradient's mask: bit i % 8 of byte i // 8\n"
-        "is 1 where the i-th element (row-major) rounds to an integer in [qmin, qmax] unsaturated.\n"
-        "nonfinite: NaN stays NaN (\"propagate\"), becomes 0 (\"zero_point\") or raises (\"error\");\n"
-        "infinities saturate. compat: \"torch\" or \"tflite\" round as those do.");
+  m.def(
+      "fake_quantize",
+      [](const Array& x, const QParams& qp, const py::object& out, const std::optional<Array>& bits,
+         const std::string& nonfinite, const Text& compat) {
+        constexpr auto where = "quant.fake_quantize";
+        return fake_quantize(x, qp.view(), out, bits, quant::non_finite_from(nonfinite, where),
+                             compat_of(compat, where));
+      },
+      "x"_a, "qp"_a, "out"_a = py::none(), "bits"_a = py::none(), "nonfinite"_a = "propagate",
+      "compat"_a = py::none(),
+      "dequantize(quantize(x, qp), qp) in one pass, bit for bit, in x's dtype.\n\n"
+      "bits: uint8 buffer of ceil(n / 8) bytes for the gradient's mask: bit i % 8 of byte i // 8\n"
+      "is 1 where the i-th element (row-major) rounds to an integer in [qmin, qmax] unsaturated.\n"
+      "nonfinite: NaN stays NaN (\"propagate\"), becomes 0 (\"zero_point\") or raises "
+      "(\"error\");\n"
+      "infinities saturate. compat: \"torch\" or \"tflite\" round as those do.");
   m.def("quantize", &quantize, "x"_a, "qp"_a, "out"_a = py::none(), "nonfinite"_a = "error",
         "compat"_a = py::none(), "packed"_a = true,
         "Integers of qp.dtype: clamp(rint(x / scale) + zero_point, qmin, qmax), ties to even, as\n"
@@ -408,9 +425,9 @@ void bind_quant(py::module_ m) {
         "compat"_a = py::none(),
         "fake_quantize with the grid as arrays: scale float32 and zero_point int32, one number or\n"
         "one for each index of `axis`. NaN stays NaN. For framework adapters.");
-  m.def("fake_quantize_backward", &fake_quantize_backward, "grad"_a, "bits"_a,
-        "out"_a = py::none(),
-        "The gradient of fake_quantize: grad where the bit is set, else 0 (also where grad is NaN).");
+  m.def(
+      "fake_quantize_backward", &fake_quantize_backward, "grad"_a, "bits"_a, "out"_a = py::none(),
+      "The gradient of fake_quantize: grad where the bit is set, else 0 (also where grad is NaN).");
 }
 
 }  // namespace moptcore::bindings

@@ -29,19 +29,21 @@ template <class T, class Grids>
 HWY_INLINE void FakeQuant(const T* src, std::int64_t n, const Grids& grids, const GridRule& rule,
                           T* dst, std::uint8_t* bits) {
   const hn::ScalableTag<T> d;
+  const NanPosition nan = rule.nan;
+  const bool float_product = rule.float_product;
   WithRounding(rule.rounding, [&]<Rounding kRounding>() HWY_ATTR {
     using V = hn::Vec<std::remove_const_t<decltype(d)>>;
     using M = hn::Mask<std::remove_const_t<decltype(d)>>;
     if (bits == nullptr) {
-      ForEachLane<false>(d, src, n, grids, dst, bits, [&](V x, const Lane<V>& grid, M&) HWY_ATTR {
-        return Value(d, Position<kRounding>(d, x, grid, rule.nan), grid.scale, rule.float_product);
+      ForEachLane<false>(d, src, n, grids, dst, bits, [=](V x, const Lane<V>& grid, M&) HWY_ATTR {
+        return Value(d, Position<kRounding>(d, x, grid, nan), grid.scale, float_product);
       });
     } else {
-      ForEachLane<true>(
-          d, src, n, grids, dst, bits, [&](V x, const Lane<V>& grid, M& inside) HWY_ATTR {
-            const V r = Position<kRounding>(d, x, grid, rule.nan, inside);
-            return Value(d, r, grid.scale, rule.float_product);
-          });
+      ForEachLane<true>(d, src, n, grids, dst, bits,
+                        [=](V x, const Lane<V>& grid, M& inside) HWY_ATTR {
+                          const V r = Position<kRounding>(d, x, grid, nan, inside);
+                          return Value(d, r, grid.scale, float_product);
+                        });
     }
   });
 }

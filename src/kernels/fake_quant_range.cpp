@@ -35,12 +35,12 @@ HWY_INLINE void FakeQuantRangeBy(const float* src, std::int64_t n, const Grids& 
       return RangeValue<kMultiply>(d, x, grid);
     });
   } else {
-    ForEachLane<true>(
-        d, src, n, grids, dst, bits, [d](V x, const Lane<V>& grid, M& inside) HWY_ATTR {
-          inside = hn::Or(hn::And(hn::Ge(x, grid.low), hn::Le(x, grid.high)),
-                          hn::Eq(grid.scale, hn::Zero(d)));
-          return RangeValue<kMultiply>(d, x, grid);
-        });
+    ForEachLane<true>(d, src, n, grids, dst, bits,
+                      [d](V x, const Lane<V>& grid, M& inside) HWY_ATTR {
+                        inside = hn::Or(hn::And(hn::Ge(x, grid.low), hn::Le(x, grid.high)),
+                                        hn::Eq(grid.scale, hn::Zero(d)));
+                        return RangeValue<kMultiply>(d, x, grid);
+                      });
   }
 }
 
@@ -54,8 +54,8 @@ HWY_INLINE void FakeQuantRange(const float* src, std::int64_t n, const Grids& gr
   }
 }
 
-void FakeQuantRangeOne(const float* src, std::int64_t n, const GridStep<float>& grid,
-                       bool multiply, float* dst, std::uint8_t* bits) {
+void FakeQuantRangeOne(const float* src, std::int64_t n, const GridStep<float>& grid, bool multiply,
+                       float* dst, std::uint8_t* bits) {
   const hn::ScalableTag<float> d;
   FakeQuantRange(src, n, OneGrid<std::remove_const_t<decltype(d)>>(d, grid), multiply, dst, bits);
 }

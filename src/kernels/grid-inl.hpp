@@ -39,9 +39,7 @@ class OneGrid {
         high_(hn::Set(d, step.high)),
         zero_(hn::Set(d, step.zero)) {}
 
-  HWY_INLINE Lane<V> Load(D, std::int64_t) const {
-    return {factor_, scale_, low_, high_, zero_};
-  }
+  HWY_INLINE Lane<V> Load(D, std::int64_t) const { return {factor_, scale_, low_, high_, zero_}; }
   HWY_INLINE Lane<V> LoadN(D, std::int64_t, std::int64_t) const {
     return {factor_, scale_, low_, high_, zero_};
   }
@@ -96,7 +94,8 @@ class ManyGrids {
 template <class D, class V>
 HWY_INLINE V NearestEven(D d, V v) {
   using T = hn::TFromD<D>;
-  const V magic = hn::Set(d, static_cast<T>(1.5 / static_cast<double>(std::numeric_limits<T>::epsilon())));
+  const V magic =
+      hn::Set(d, static_cast<T>(1.5 / static_cast<double>(std::numeric_limits<T>::epsilon())));
   return hn::Sub(hn::Add(v, magic), magic);
 }
 
@@ -143,16 +142,18 @@ HWY_INLINE V Position(D d, V x, const Lane<V>& grid, NanPosition nan, hn::Mask<D
   const auto number = hn::Eq(v, v);
   const V wide = hn::Min(hn::Max(v, hn::Sub(grid.low, one)), hn::Add(grid.high, one));
   const V r = Nearest<kRounding>(d, wide);
-  inside = hn::And(number, hn::And(hn::Ge(r, grid.low), hn::Le(r, grid.high)));
   const V saturated = hn::Min(hn::Max(r, grid.low), grid.high);
+  inside = hn::And(number, hn::Eq(r, saturated));
   return hn::IfThenElse(number, saturated, NanAt(d, nan, grid.low));
 }
 
 // dst[i] = f(x, grid, inside) for all elements; where bits are wanted, `inside` becomes bit i.
 // f may ignore `inside` where kBits is false.
 template <bool kBits, class D, class Grids, class F>
-HWY_INLINE void ForEachLane(D d, const hn::TFromD<D>* src, std::int64_t n, const Grids& grids,
-                            hn::TFromD<D>* dst, std::uint8_t* bits, F&& f) {
+HWY_INLINE void ForEachLane(D d, const hn::TFromD<D>* src, std::int64_t n, const Grids& all,
+                            hn::TFromD<D>* dst, std::uint8_t* bits, F f) {
+  // A store of bits may alias anything but locals; f captures by value for the same reason.
+  const Grids grids = all;
   constexpr std::int64_t kLanes = hn::MaxLanes(D());
   constexpr std::int64_t kUnit = kBits && kLanes < 8 ? 8 : kLanes;
   hn::Mask<D> inside;
@@ -191,9 +192,12 @@ HWY_INLINE void ForEachLane(D d, const hn::TFromD<D>* src, std::int64_t n, const
 template <class F>
 HWY_INLINE void WithRounding(Rounding rounding, F&& f) {
   switch (rounding) {
-    case Rounding::divide_even: return f.template operator()<Rounding::divide_even>();
-    case Rounding::multiply_even: return f.template operator()<Rounding::multiply_even>();
-    case Rounding::divide_away: return f.template operator()<Rounding::divide_away>();
+    case Rounding::divide_even:
+      return f.template operator()<Rounding::divide_even>();
+    case Rounding::multiply_even:
+      return f.template operator()<Rounding::multiply_even>();
+    case Rounding::divide_away:
+      return f.template operator()<Rounding::divide_away>();
   }
 }
 

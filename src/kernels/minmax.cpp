@@ -75,8 +75,8 @@ HWY_INLINE MinMax<T> MinMaxOf(const T* src, std::int64_t n) {
     if (worst[k] != 0) result.finite = false;
   }
   for (; i < n; ++i) {
-    const bool finite = src[i] <= std::numeric_limits<T>::max() &&
-                        src[i] >= -std::numeric_limits<T>::max();
+    const bool finite =
+        src[i] <= std::numeric_limits<T>::max() && src[i] >= -std::numeric_limits<T>::max();
     if (finite) add(src[i]);
     result.finite = result.finite && finite;
   }
@@ -103,8 +103,8 @@ HWY_INLINE bool Update(const T* src, std::int64_t n, T* mins, T* maxs) {
   }
   bool ok = hn::AllTrue(d, all);
   for (; i < n; ++i) {
-    const bool finite = src[i] <= std::numeric_limits<T>::max() &&
-                        src[i] >= -std::numeric_limits<T>::max();
+    const bool finite =
+        src[i] <= std::numeric_limits<T>::max() && src[i] >= -std::numeric_limits<T>::max();
     if (finite && src[i] < mins[i]) mins[i] = src[i];
     if (finite && src[i] > maxs[i]) maxs[i] = src[i];
     ok = ok && finite;
@@ -130,8 +130,12 @@ HWY_INLINE bool HasNan(const T* src, std::int64_t n) {
   return found;
 }
 
-MinMax<float> MinMaxF32(const float* src, std::int64_t n) { return MinMaxOf(src, n); }
-MinMax<double> MinMaxF64(const double* src, std::int64_t n) { return MinMaxOf(src, n); }
+MinMax<float> MinMaxF32(const float* src, std::int64_t n) {
+  return MinMaxOf(src, n);
+}
+MinMax<double> MinMaxF64(const double* src, std::int64_t n) {
+  return MinMaxOf(src, n);
+}
 
 bool UpdateF32(const float* src, std::int64_t n, float* mins, float* maxs) {
   return Update(src, n, mins, maxs);
@@ -140,8 +144,12 @@ bool UpdateF64(const double* src, std::int64_t n, double* mins, double* maxs) {
   return Update(src, n, mins, maxs);
 }
 
-bool HasNanF32(const float* src, std::int64_t n) { return HasNan(src, n); }
-bool HasNanF64(const double* src, std::int64_t n) { return HasNan(src, n); }
+bool HasNanF32(const float* src, std::int64_t n) {
+  return HasNan(src, n);
+}
+bool HasNanF64(const double* src, std::int64_t n) {
+  return HasNan(src, n);
+}
 
 }  // namespace moptcore::inline v0::kernels::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();

@@ -38,10 +38,14 @@ HWY_INLINE hn::Vec<D> FromInt32(D d, VI v) {
 template <class F>
 HWY_INLINE void WithInteger(Integer type, F&& f) {
   switch (type) {
-    case Integer::int8: return f(std::int8_t{});
-    case Integer::uint8: return f(std::uint8_t{});
-    case Integer::int16: return f(std::int16_t{});
-    case Integer::uint16: return f(std::uint16_t{});
+    case Integer::int8:
+      return f(std::int8_t{});
+    case Integer::uint8:
+      return f(std::uint8_t{});
+    case Integer::int16:
+      return f(std::int16_t{});
+    case Integer::uint16:
+      return f(std::uint16_t{});
   }
 }
 
@@ -125,8 +129,8 @@ void DequantizeOneF32(const void* src, Integer type, std::int64_t n, const GridS
                       float* dst) {
   Dequantize(src, type, n, OneGrid<Tag<float>>(Tag<float>(), grid), dst);
 }
-void DequantizeManyF32(const void* src, Integer type, std::int64_t n,
-                       const GridTable<float>& grids, float* dst) {
+void DequantizeManyF32(const void* src, Integer type, std::int64_t n, const GridTable<float>& grids,
+                       float* dst) {
   Dequantize(src, type, n, ManyGrids<Tag<float>>(Tag<float>(), grids), dst);
 }
 void DequantizeOneF64(const void* src, Integer type, std::int64_t n, const GridStep<double>& grid,

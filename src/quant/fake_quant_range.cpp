@@ -22,9 +22,9 @@ std::vector<kernels::GridStep<float>> steps_of(std::span<const float> min,
   for (std::size_t c = 0; c < min.size(); ++c) {
     const bool zero = min[c] == 0.0f && max[c] == 0.0f;
     const bool finite = std::isfinite(min[c]) && std::isfinite(max[c]);
-    const NudgedRange r = finite ? nudge_range(min[c], max[c], options.num_bits,
-                                               options.narrow_range)
-                                 : NudgedRange();
+    const NudgedRange r = finite
+                              ? nudge_range(min[c], max[c], options.num_bits, options.narrow_range)
+                              : NudgedRange();
     const bool normal = finite && min[c] < max[c] && std::isfinite(r.scale) && r.scale > 0.0f &&
                         std::isfinite(r.inverse);
     check(zero || normal, where, "min and max must be finite with min < max, or both 0",
@@ -44,12 +44,12 @@ GridSteps<float> grids_of(std::vector<kernels::GridStep<float>> steps, const Sha
 
 }  // namespace
 
-void fake_quantize_range(const AnyView& src, std::span<const float> min,
-                         std::span<const float> max, const MutableAnyView& dst,
-                         const RangeOptions& options, std::span<std::uint8_t> bits) {
+void fake_quantize_range(const AnyView& src, std::span<const float> min, std::span<const float> max,
+                         const MutableAnyView& dst, const RangeOptions& options,
+                         std::span<std::uint8_t> bits) {
   check_same(src, dst, where, "x");
-  check<DTypeError>(src.dtype() != DType::float64, where,
-                    "x must be float32, float16 or bfloat16", name(src.dtype()));
+  check<DTypeError>(src.dtype() != DType::float64, where, "x must be float32, float16 or bfloat16",
+                    name(src.dtype()));
   check(options.num_bits >= 2 && options.num_bits <= 16, where, "num_bits must be in [2, 16]",
         options.num_bits);
   check(options.axis.has_value() || min.size() == 1, where,

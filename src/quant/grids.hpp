@@ -68,8 +68,7 @@ struct ChannelLayout {
   using kernels::NanPosition, kernels::Rounding;
   if (compat == Compat::torch) return {Rounding::multiply_even, NanPosition::low, true};
   const auto nan = nonfinite == NonFinite::zero_point ? NanPosition::zero : NanPosition::nan;
-  const auto rounding =
-      compat == Compat::tflite ? Rounding::divide_away : Rounding::divide_even;
+  const auto rounding = compat == Compat::tflite ? Rounding::divide_away : Rounding::divide_even;
   return {rounding, nan, false};
 }
 
@@ -93,8 +92,8 @@ class GridSteps {
   explicit GridSteps(const Step& one) : one_(one) {}
 
   /// One grid for each index of `axis`, whose extent must be their number.
-  GridSteps(std::vector<Step> steps, std::int64_t axis, const Shape& shape,
-            std::string_view where, std::string_view argument)
+  GridSteps(std::vector<Step> steps, std::int64_t axis, const Shape& shape, std::string_view where,
+            std::string_view argument)
       : per_axis_(true) {
     const int at = normalize_axis(axis, shape.rank(), where);
     if (static_cast<std::int64_t>(steps.size()) != shape[at]) [[unlikely]] {

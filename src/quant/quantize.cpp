@@ -27,10 +27,14 @@ constexpr DType unpacked(DType dtype) noexcept {
 
 constexpr Integer integer_of(DType dtype) noexcept {
   switch (unpacked(dtype)) {
-    case DType::uint8: return Integer::uint8;
-    case DType::int16: return Integer::int16;
-    case DType::uint16: return Integer::uint16;
-    default: return Integer::int8;
+    case DType::uint8:
+      return Integer::uint8;
+    case DType::int16:
+      return Integer::int16;
+    case DType::uint16:
+      return Integer::uint16;
+    default:
+      return Integer::int8;
   }
 }
 
@@ -49,8 +53,7 @@ void check_pair(const AnyView& quantized, const AnyView& floats, const QParams& 
         name(quantized.dtype())));
   }
   if (!(quantized.shape() == floats.shape())) [[unlikely]] {
-    throw Error(error_text(where, "out must have the shape of the input",
-                           quantized.shape()));
+    throw Error(error_text(where, "out must have the shape of the input", quantized.shape()));
   }
   const auto [first, last] = extent_of(quantized);
   const auto [float_first, float_last] = extent_of(floats);
@@ -126,8 +129,8 @@ void quantize_as(const AnyView& src, const QParams& params, const MutableAnyView
 
 template <class T>
 void dequantize_as(const AnyView& src, const QParams& params, const MutableAnyView& dst) {
-  const auto steps = GridSteps<T>::from(params.view(), src.shape(),
-                                        kernels::Rounding::divide_even, "quant.dequantize");
+  const auto steps = GridSteps<T>::from(params.view(), src.shape(), kernels::Rounding::divide_even,
+                                        "quant.dequantize");
   const QuantizedBlock layout(src);
   const Integer type = integer_of(src.dtype());
   parallel_for(src.size(), kGrain, [&](std::int64_t first, std::int64_t last) {

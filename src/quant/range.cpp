@@ -129,7 +129,9 @@ Ranges ranges_of(const AnyView& x, std::optional<int> axis) {
   return axis ? axis_ranges<T>(x, *axis) : whole_range<T>(x);
 }
 
-constexpr bool is_seen(float min, float max) noexcept { return min <= max; }
+constexpr bool is_seen(float min, float max) noexcept {
+  return min <= max;
+}
 
 }  // namespace
 
@@ -168,8 +170,8 @@ RangeObserver::RangeObserver(std::optional<std::int64_t> axis, std::optional<dou
 void RangeObserver::update(const AnyView& x, OnNonFinite nonfinite) {
   constexpr auto where = "quant.Observer.update";
   if (!is_floating(x.dtype())) [[unlikely]] {
-    throw DTypeError(error_text(where, "x must be float64, float32, float16 or bfloat16",
-                                name(x.dtype())));
+    throw DTypeError(
+        error_text(where, "x must be float64, float32, float16 or bfloat16", name(x.dtype())));
   }
   check(!x.empty(), where, "x must have at least one element, shape", x.shape());
   std::optional<int> axis;
@@ -181,7 +183,8 @@ void RangeObserver::update(const AnyView& x, OnNonFinite nonfinite) {
                                std::to_string(*axis_),
                            channels));
   }
-  Ranges seen = x.dtype() == DType::float64 ? ranges_of<double>(x, axis) : ranges_of<float>(x, axis);
+  Ranges seen =
+      x.dtype() == DType::float64 ? ranges_of<double>(x, axis) : ranges_of<float>(x, axis);
   check<NonFiniteError>(seen.finite || nonfinite == OnNonFinite::skip, where,
                         "x must be finite (nonfinite=\"error\")", "NaN or infinity");
   // A double may lie beyond the largest float.
@@ -263,7 +266,9 @@ void RangeObserver::widen(const RangeObserver& other) {
 MinMaxObserver::MinMaxObserver(std::optional<std::int64_t> axis)
     : RangeObserver(axis, std::nullopt) {}
 
-void MinMaxObserver::merge(const MinMaxObserver& other) { widen(other); }
+void MinMaxObserver::merge(const MinMaxObserver& other) {
+  widen(other);
+}
 
 MovingAverageObserver::MovingAverageObserver(double momentum, std::optional<std::int64_t> axis)
     : RangeObserver(axis, momentum) {

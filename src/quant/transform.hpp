@@ -25,9 +25,9 @@ static_assert(kGrain % kernels::kScratch == 0 && kernels::kScratch % 8 == 0,
 inline void check_same(const AnyView& x, const MutableAnyView& out, const char* where,
                        const char* argument) {
   if (!is_floating(x.dtype())) [[unlikely]] {
-    throw DTypeError(error_text(
-        where, std::string(argument) + " must be float64, float32, float16 or bfloat16",
-        name(x.dtype())));
+    throw DTypeError(
+        error_text(where, std::string(argument) + " must be float64, float32, float16 or bfloat16",
+                   name(x.dtype())));
   }
   if (out.dtype() != x.dtype()) [[unlikely]] {
     throw DTypeError(error_text(where, std::string("out must have the dtype of ") + argument,
@@ -44,9 +44,9 @@ inline void check_same(const AnyView& x, const MutableAnyView& out, const char* 
 inline void check_bits(std::span<const std::uint8_t> bits, const AnyView& x, const char* where) {
   const std::int64_t bytes = (x.size() + 7) / 8;
   if (static_cast<std::int64_t>(bits.size()) != bytes) [[unlikely]] {
-    throw Error(error_text(
-        where, "bits must have " + std::to_string(bytes) + " bytes, one bit an element",
-        bits.size()));
+    throw Error(error_text(where,
+                           "bits must have " + std::to_string(bytes) + " bytes, one bit an element",
+                           bits.size()));
   }
   const auto [first, last] = extent_of(x);
   const auto start = reinterpret_cast<std::uintptr_t>(bits.data());

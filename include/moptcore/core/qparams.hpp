@@ -35,8 +35,7 @@ struct Grid {
 /// The least and the greatest integer of a quantized dtype.
 [[nodiscard]] constexpr std::pair<std::int32_t, std::int32_t> integer_range(DType dtype) noexcept {
   const std::int32_t levels = std::int32_t{1} << bit_width(dtype);
-  const bool is_signed =
-      dtype == DType::int8 || dtype == DType::int16 || dtype == DType::int4;
+  const bool is_signed = dtype == DType::int8 || dtype == DType::int16 || dtype == DType::int4;
   return is_signed ? std::pair{-levels / 2, levels / 2 - 1} : std::pair{0, levels - 1};
 }
 
@@ -55,10 +54,10 @@ inline void check_grids(const GridView& grids, std::string_view where) {
   check(grids.qmin < grids.qmax && grids.qmin >= -32768 && grids.qmax <= 65535, where,
         "qmin and qmax must be in [-32768, 65535] with qmin < qmax",
         std::to_string(grids.qmin) + " and " + std::to_string(grids.qmax));
-  check(grids.scale.size() == grids.zero_point.size(), where,
-        "zero_point must have as many elements as scale (" + std::to_string(grids.scale.size()) +
-            ")",
-        grids.zero_point.size());
+  check(
+      grids.scale.size() == grids.zero_point.size(), where,
+      "zero_point must have as many elements as scale (" + std::to_string(grids.scale.size()) + ")",
+      grids.zero_point.size());
   check(grids.axis.has_value() || grids.scale.size() == 1, where,
         "scale must be one number where axis is None", std::to_string(grids.scale.size()));
   for (const float scale : grids.scale) {
@@ -78,13 +77,14 @@ inline void check_grids(const GridView& grids, std::string_view where) {
 class QParams {
  public:
   struct Options {
-    DType dtype = DType::int8;  ///< int8, uint8, int16, uint16, int4 or uint4
+    DType dtype = DType::int8;                        ///< int8, uint8, int16, uint16, int4 or uint4
     std::optional<std::int32_t> qmin = std::nullopt;  ///< none: the dtype's least integer
     std::optional<std::int32_t> qmax = std::nullopt;  ///< none: the dtype's greatest integer
   };
 
   /// One grid for the whole tensor.
-  explicit QParams(float scale, std::int32_t zero_point = 0) : QParams(scale, zero_point, Options()) {}
+  explicit QParams(float scale, std::int32_t zero_point = 0)
+      : QParams(scale, zero_point, Options()) {}
   QParams(float scale, std::int32_t zero_point, const Options& options)
       : QParams({scale}, {zero_point}, std::nullopt, options) {}
 

@@ -37,8 +37,8 @@ enum class NonFinite : std::uint8_t {
 [[nodiscard]] constexpr NonFinite non_finite_from(std::string_view text, std::string_view where) {
   if (text == "error") return NonFinite::error;
   if (text == "propagate") return NonFinite::propagate;
-  check(text == "zero_point", where,
-        "nonfinite must be \"error\", \"propagate\" or \"zero_point\"", text);
+  check(text == "zero_point", where, "nonfinite must be \"error\", \"propagate\" or \"zero_point\"",
+        text);
   return NonFinite::zero_point;
 }
 

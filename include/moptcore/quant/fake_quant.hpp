@@ -22,7 +22,8 @@ template <std::floating_point T>
 [[nodiscard]] T fake_quantize(T x, const Grid& grid, Compat compat = Compat::none) noexcept {
   if (std::isnan(x) && compat != Compat::torch) return std::numeric_limits<T>::quiet_NaN();
   // torch multiplies in float even where x is a double.
-  if (compat == Compat::torch) return static_cast<T>(dequantize<float>(quantize(x, grid, compat), grid));
+  if (compat == Compat::torch)
+    return static_cast<T>(dequantize<float>(quantize(x, grid, compat), grid));
   return dequantize<T>(quantize(x, grid, compat), grid);
 }
 
@@ -36,7 +37,9 @@ template <std::floating_point T>
 }
 
 /// Bytes of the packed pass-through mask of n elements.
-[[nodiscard]] constexpr std::int64_t bit_bytes(std::int64_t n) noexcept { return (n + 7) / 8; }
+[[nodiscard]] constexpr std::int64_t bit_bytes(std::int64_t n) noexcept {
+  return (n + 7) / 8;
+}
 
 /// Fake-quantizes `src` into `dst` (same dtype and shape; any floating dtype and strides; may be
 /// `src` itself). `bits` is empty or has bit_bytes(n) bytes: bit i % 8 of byte i / 8 becomes

@@ -36,8 +36,7 @@ namespace detail {
 
 template <class T>
 [[nodiscard]] std::int32_t zero_point_at(T whole, std::int32_t qmin, std::int32_t qmax) noexcept {
-  return static_cast<std::int32_t>(
-      std::clamp(whole, static_cast<T>(qmin), static_cast<T>(qmax)));
+  return static_cast<std::int32_t>(std::clamp(whole, static_cast<T>(qmin), static_cast<T>(qmax)));
 }
 
 }  // namespace detail
@@ -63,7 +62,8 @@ template <class T>
       return {scale, middle, qmin, qmax};
     }
     const float scale = std::max((high - low) / levels, kTorchMinScale);
-    return {scale, detail::zero_point_at(qmin - std::nearbyint(low / scale), qmin, qmax), qmin, qmax};
+    return {scale, detail::zero_point_at(qmin - std::nearbyint(low / scale), qmin, qmax), qmin,
+            qmax};
   }
   if (low == high) {
     const std::int32_t zero = symmetric ? middle : std::clamp(0, qmin, qmax);

@@ -99,10 +99,18 @@ std::vector<T> values(std::int64_t n, T scale) {
     const auto at = static_cast<std::size_t>(i);
     const T tie = (T(i % 300) - T(149.5)) * scale;
     switch (i % 5) {
-      case 0: result.push_back(special[at / 5 % special.size()]); break;
-      case 1: result.push_back(tie); break;
-      case 2: result.push_back(std::nextafter(tie, infinity)); break;
-      case 3: result.push_back(std::nextafter(tie, -infinity)); break;
+      case 0:
+        result.push_back(special[at / 5 % special.size()]);
+        break;
+      case 1:
+        result.push_back(tie);
+        break;
+      case 2:
+        result.push_back(std::nextafter(tie, infinity));
+        break;
+      case 3:
+        result.push_back(std::nextafter(tie, -infinity));
+        break;
       default:
         result.push_back(T(static_cast<std::int32_t>(random(static_cast<std::uint64_t>(i))[0])) *
                          T(0x1p-24) * scale);
@@ -117,8 +125,8 @@ const std::vector<std::int64_t>& lengths() {
   return all;
 }
 
-const Grid kGrids[] = {{0.1f, 0, -128, 127},   {0.013f, -17, -127, 127}, {0.5f, 200, 0, 255},
-                       {2.0f, 7, -8, 7},       {1e-38f, 3, -128, 127},   {3e-45f, 0, -128, 127},
+const Grid kGrids[] = {{0.1f, 0, -128, 127},   {0.013f, -17, -127, 127},  {0.5f, 200, 0, 255},
+                       {2.0f, 7, -8, 7},       {1e-38f, 3, -128, 127},    {3e-45f, 0, -128, 127},
                        {1e30f, -5, -128, 127}, {1e-4f, 11, -32768, 32767}};
 
 template <class T>
@@ -273,8 +281,7 @@ TEST_CASE("A grid for each element gives what each grid alone gives", "[kernels]
   });
 }
 
-TEST_CASE("Integers of every width equal the formula, and so do their values",
-          "[kernels][quant]") {
+TEST_CASE("Integers of every width equal the formula, and so do their values", "[kernels][quant]") {
   tests::with_every_isa([] {
     check_integers<float, std::int8_t>(Integer::int8);
     check_integers<float, std::uint8_t>(Integer::uint8);

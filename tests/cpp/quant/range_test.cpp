@@ -21,8 +21,8 @@ TEST_CASE("Symmetric int8 grids divide the largest magnitude by 127", "[quant]")
 }
 
 TEST_CASE("Affine grids hold zero exactly, wherever the range lies", "[quant]") {
-  const auto [low, high] = GENERATE(
-      table<float, float>({{-1.0f, 3.0f}, {0.5f, 2.0f}, {-2.0f, -0.5f}, {0.0f, 1e-44f}}));
+  const auto [low, high] =
+      GENERATE(table<float, float>({{-1.0f, 3.0f}, {0.5f, 2.0f}, {-2.0f, -0.5f}, {0.0f, 1e-44f}}));
   CAPTURE(low, high);
   for (const DType dtype : {DType::int8, DType::uint8, DType::int4, DType::int16}) {
     const Grid grid = grid_from_range(low, high, dtype, false);
