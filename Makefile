@@ -68,4 +68,4 @@ wheel: bootstrap
 	python -m pip wheel . --no-build-isolation --no-deps --wheel-dir dist
 
 clean:
-	rm -rf build dist python/moptcore/_core*.so
+	rm -rf build dist python/moptcore/_core*.so python/moptcore/_runtime*.so

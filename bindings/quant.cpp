@@ -129,9 +129,32 @@ void check_packed(const AnyView& bytes, const Shape& shape, const char* where,
         bytes.shape());
 }
 
+// A function of _runtime, the module that needs oneDNN.
+py::object onednn(const char* function, const std::string& backend, const char* where) {
+  check(backend == "onednn", where, "backend must be None or \"onednn\"", backend);
+  try {
+    return py::module_::import("moptcore._runtime").attr(function);
+  } catch (py::error_already_set& error) {
+    if (!error.matches(PyExc_ImportError)) throw;
+    const std::string reason = py::str(error.value());
+    throw UnsupportedError(
+        error_text(where,
+                   "backend onednn needs the oneDNN library (pip install onednn-cpu-gomp) and a "
+                   "moptcore built with it",
+                   reason));
+  }
+}
+
 py::object quantize(const Array& x, const QParams& qp, const py::object& out,
-                    const std::string& nonfinite, const Text& compat, bool packed) {
+                    const std::string& nonfinite, const Text& compat, bool packed,
+                    const Text& backend) {
   constexpr auto where = "quant.quantize";
+  if (backend) {
+    const py::object function = onednn("quantize", *backend, where);
+    check<UnsupportedError>(nonfinite == "error" && !compat, where,
+                            "backend onednn takes nonfinite=\"error\" and compat=None");
+    return function(x.object(), qp, out);
+  }
   const auto policy = quant::non_finite_from(nonfinite, where);
   const auto rules = compat_of(compat, where);
   const auto call = [&](Output& result, const MutableAnyView& view) {
@@ -156,8 +179,14 @@ py::object quantize(const Array& x, const QParams& qp, const py::object& out,
 }
 
 py::object dequantize(const Array& q, const QParams& qp, const py::object& out,
-                      const std::optional<std::vector<std::int64_t>>& shape, bool packed) {
+                      const std::optional<std::vector<std::int64_t>>& shape, bool packed,
+                      const Text& backend) {
   constexpr auto where = "quant.dequantize";
+  if (backend) {
+    const py::object function = onednn("dequantize", *backend, where);
+    check<UnsupportedError>(!shape, where, "backend onednn takes no packed 4-bit integers");
+    return function(q.object(), qp, out);
+  }
   std::optional<Array> target;
   if (!out.is_none()) target.emplace(out);
   const DType dtype = target ? target->dtype() : DType::float32;
@@ -404,17 +433,19 @@ void bind_quant(py::module_ m) {
       "(\"error\");\n"
       "infinities saturate. compat: \"torch\" or \"tflite\" round as those do.");
   m.def("quantize", &quantize, "x"_a, "qp"_a, "out"_a = py::none(), "nonfinite"_a = "error",
-        "compat"_a = py::none(), "packed"_a = true,
+        "compat"_a = py::none(), "packed"_a = true, "backend"_a = py::none(),
         "Integers of qp.dtype: clamp(rint(x / scale) + zero_point, qmin, qmax), ties to even, as\n"
         "ONNX QuantizeLinear. Infinities saturate; NaN raises NonFiniteError or, with\n"
         "nonfinite=\"zero_point\", becomes zero_point. compat: \"torch\" multiplies by 1 / scale,\n"
         "\"tflite\" rounds ties away from zero.\n"
         "int4, uint4: a uint8 vector, element 2i in the low nibble of byte i, 2i + 1 in the high\n"
-        "one, row-major; packed=False: one int8 or uint8 an element.");
+        "one, row-major; packed=False: one int8 or uint8 an element.\n"
+        "backend=\"onednn\": contiguous float32 to int8 or uint8 through oneDNN's reorder, which\n"
+        "multiplies by 1 / scale: one step away where that rounds to the other side of a tie.");
   m.def("dequantize", &dequantize, "q"_a, "qp"_a, "out"_a = py::none(), "shape"_a = py::none(),
-        "packed"_a = true,
+        "packed"_a = true, "backend"_a = py::none(),
         "(q - zero_point) * scale as float32, or in the floating dtype of `out`. Packed int4 and\n"
-        "uint4 need `shape` or `out`.");
+        "uint4 need `shape` or `out`. backend=\"onednn\": int8 and uint8, the same bits.");
   m.def("fake_quantize_range", &fake_quantize_range, "x"_a, "min"_a, "max"_a, "num_bits"_a = 8,
         "narrow_range"_a = false, "axis"_a = py::none(), "out"_a = py::none(),
         "bits"_a = py::none(), "compat"_a = "tf",

@@ -7,14 +7,14 @@ import re
 from pathlib import Path
 
 import pytest
-from house.tree import BUILD, CPP, NAMES, ROOT, TEXT, WORDS, files, select, text
+from house.tree import BUILD, CPP, NAMES, ROOT, TEXT, UPPER, WORDS, files, select, text
 
 BANNED_STEMS = {"utils", "util", "helpers", "helper", "common", "misc", "base", "manager"}
 BANNED_STEMS |= {"impl", "internal", "tools"}
 WINGS = {
-    "include/moptcore": WORDS,
-    "src": WORDS | {"kernels"},
-    "tests/cpp": WORDS | {"kernels"},
+    "include/moptcore": WORDS | UPPER,
+    "src": WORDS | UPPER | {"kernels"},
+    "tests/cpp": WORDS | UPPER | {"kernels"},
 }
 SOURCES = [path for path in files() if path.suffix in CPP | {".py"}]
 TEXTS = [path for path in files() if path.suffix in TEXT or path.name in NAMES]
@@ -41,7 +41,7 @@ def test_a_cpp_test_has_a_name_that_ctest_readers_know(test: Path) -> None:
 
 @pytest.mark.parametrize("binding", select({".cpp"}, "bindings"), ids=str)
 def test_a_binding_is_named_after_its_word(binding: Path) -> None:
-    assert binding.stem in WORDS | {"module", "array"}
+    assert binding.stem in WORDS | UPPER | {"module", "array"}
 
 
 def test_no_file_has_a_name_that_says_nothing() -> None:

@@ -10,6 +10,8 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 WORDS = {"core", "prune", "quant", "distill"}
 TECHNIQUES = WORDS - {"core"}
+# Words of targets and modules of their own, above the others.
+UPPER = {"runtime"}
 
 CPP = {".cpp", ".hpp"}
 BUILD = {".cmake", ".in", ".toml", ".json", ".yaml"}

@@ -163,10 +163,11 @@ def dequantize(
     out: typing.Any = None,
     shape: collections.abc.Sequence[int] | None = None,
     packed: bool = True,
+    backend: str | None = None,
 ) -> typing.Any:
     """
     (q - zero_point) * scale as float32, or in the floating dtype of `out`. Packed int4 and
-    uint4 need `shape` or `out`.
+    uint4 need `shape` or `out`. backend="onednn": int8 and uint8, the same bits.
     """
 
 def fake_quantize(
@@ -246,6 +247,7 @@ def quantize(
     nonfinite: str = "error",
     compat: str | None = None,
     packed: bool = True,
+    backend: str | None = None,
 ) -> typing.Any:
     """
     Integers of qp.dtype: clamp(rint(x / scale) + zero_point, qmin, qmax), ties to even, as
@@ -254,4 +256,6 @@ def quantize(
     "tflite" rounds ties away from zero.
     int4, uint4: a uint8 vector, element 2i in the low nibble of byte i, 2i + 1 in the high
     one, row-major; packed=False: one int8 or uint8 an element.
+    backend="onednn": contiguous float32 to int8 or uint8 through oneDNN's reorder, which
+    multiplies by 1 / scale: one step away where that rounds to the other side of a tie.
     """
