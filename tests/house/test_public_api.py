@@ -7,10 +7,9 @@ import importlib
 import subprocess
 import sys
 
+import moptcore
 import pytest
 from house.tree import ROOT, TECHNIQUES
-
-import moptcore
 
 MODULES = ["moptcore", *(f"moptcore.{word}" for word in sorted(TECHNIQUES))]
 

@@ -22,7 +22,7 @@ def feature_loss(
 
     With `adaptor`, a matrix [out, in], and perhaps `bias` [out], the student's last axis is mapped
     first: loss = mean((student @ adaptor.T + bias - teacher)^2), and the gradients by adaptor and
-    bias follow in the tuple[typing.Any, ...]. The teacher has the shape of what it is compared with; the student's
+    bias follow in the tuple. The teacher has the shape of what it is compared with; the student's
     gradient is an array of its kind and dtype, or `out`. NaN and infinities propagate.
     """
 

@@ -45,7 +45,7 @@ class ConstantSparsity:
     def __repr__(self) -> str: ...
     def get_config(self) -> dict[str, typing.Any]:
         """
-        The options as a dict[str, typing.Any]: type(schedule)(**schedule.get_config()) equals schedule.
+        The options as a dict: type(schedule)(**schedule.get_config()) equals schedule.
         """
     def should_prune(self, step: int) -> bool:
         """
@@ -88,7 +88,7 @@ class PolynomialDecay:
     def __repr__(self) -> str: ...
     def get_config(self) -> dict[str, typing.Any]:
         """
-        The options as a dict[str, typing.Any]: type(schedule)(**schedule.get_config()) equals schedule.
+        The options as a dict: type(schedule)(**schedule.get_config()) equals schedule.
         """
     def should_prune(self, step: int) -> bool:
         """
@@ -134,7 +134,7 @@ class LinearDecay:
     def __repr__(self) -> str: ...
     def get_config(self) -> dict[str, typing.Any]:
         """
-        The options as a dict[str, typing.Any]: type(schedule)(**schedule.get_config()) equals schedule.
+        The options as a dict: type(schedule)(**schedule.get_config()) equals schedule.
         """
     def should_prune(self, step: int) -> bool:
         """
@@ -178,7 +178,7 @@ class CosineDecay:
     def __repr__(self) -> str: ...
     def get_config(self) -> dict[str, typing.Any]:
         """
-        The options as a dict[str, typing.Any]: type(schedule)(**schedule.get_config()) equals schedule.
+        The options as a dict: type(schedule)(**schedule.get_config()) equals schedule.
         """
     def should_prune(self, step: int) -> bool:
         """
@@ -222,7 +222,7 @@ class ExponentialDecay:
     def __repr__(self) -> str: ...
     def get_config(self) -> dict[str, typing.Any]:
         """
-        The options as a dict[str, typing.Any]: type(schedule)(**schedule.get_config()) equals schedule.
+        The options as a dict: type(schedule)(**schedule.get_config()) equals schedule.
         """
     def should_prune(self, step: int) -> bool:
         """
@@ -280,7 +280,7 @@ def global_mask(
     packed: bool = False,
 ) -> list[typing.Any]:
     """
-    The masks of a list[typing.Any] of tensors ranked together: round(total * sparsity) zeros.
+    The masks of a list of tensors ranked together: round(total * sparsity) zeros.
     Mixed dtypes compare as float64.
     """
 

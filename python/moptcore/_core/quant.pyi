@@ -96,7 +96,7 @@ class MinMaxObserver:
         """
     def state_dict(self) -> dict[str, typing.Any]:
         """
-        The range as a dict[str, typing.Any] of arrays.
+        The range as a dict of arrays.
         """
     def update(self, x: ArrayLike, nonfinite: str = "error") -> None:
         """
@@ -139,7 +139,7 @@ class MovingAverageObserver:
         """
     def state_dict(self) -> dict[str, typing.Any]:
         """
-        The range as a dict[str, typing.Any] of arrays.
+        The range as a dict of arrays.
         """
     def update(self, x: ArrayLike, nonfinite: str = "error") -> None:
         """

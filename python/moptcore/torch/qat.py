@@ -413,14 +413,14 @@ class QuantizedModel(nn.Module):
         self._program = program
         self._coverage = coverage
         self.scheme = scheme
-        self.register_state_dict_pre_hook(_restore_before_state)
+        self.register_state_dict_pre_hook(_restore_before_state)  # type: ignore[no-untyped-call]
 
     def restore_zeros(self) -> None:
         """Sets the weights that were zero when the model was prepared to zero again.
 
         forward, state_dict, `strip` and export do so themselves.
         """
-        for layer in self._modules["_quant"].children():
+        for layer in self.get_submodule("_quant").children():
             if isinstance(layer, QuantizedLayer):
                 layer.restore_zeros()
 
