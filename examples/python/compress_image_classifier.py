@@ -185,14 +185,12 @@ def compress(data: Dataset, out: Path, plan: Plan, seed: int, display: Display) 
         student, "prune", "4 prune while it trains", plan.prune, 2e-3, from_teacher, prune_and_count
     )
 
-    # 5. Quantization-aware training: the student computes as its int8 file will, and a pruner with
-    #    the same state keeps the zeros.
+    # 5. Quantization-aware training: the student computes as its int8 file will. What is zero stays
+    #    zero by itself; restoring it at once only serves the count.
     quantized = mct.prepare_qat(student, example, scheme="int8", strict=True)
-    keeper = mct.Pruner(quantized, schedule, scope="global")
-    keeper.load_state_dict(pruner.state_dict())
 
-    def keep_and_count() -> tuple[float, float]:
-        keeper.step()
+    def restore_and_count() -> tuple[float, float]:
+        quantized.restore_zeros()
         return count_zeros(quantized)
 
     outcome.trained["int8"] = fit(
@@ -202,9 +200,9 @@ def compress(data: Dataset, out: Path, plan: Plan, seed: int, display: Display) 
         plan.quantize,
         5e-4,
         from_teacher,
-        keep_and_count,
+        restore_and_count,
     )
-    outcome.coverage = (*keeper.coverage, *quantized.coverage)
+    outcome.coverage = (*pruner.coverage, *quantized.coverage)
 
     # 6. Out of the training framework: strip gives back the plain network, sparse in float32;
     #    export_onnx writes what ONNX Runtime executes.
