@@ -59,21 +59,25 @@ class Outcome:
     coverage: tuple[Coverage, ...] = ()
 
 
-def network(channels: tuple[int, int], hidden: int) -> nn.Sequential:
+class Classifier(nn.Module):
     """Two strided convolutions with BatchNorm and two linear layers, for images of 28 x 28."""
-    first, second = channels
-    return nn.Sequential(
-        nn.Conv2d(1, first, 3, stride=2, padding=1, bias=False),
-        nn.BatchNorm2d(first),
-        nn.ReLU(),
-        nn.Conv2d(first, second, 3, stride=2, padding=1, bias=False),
-        nn.BatchNorm2d(second),
-        nn.ReLU(),
-        nn.Flatten(),
-        nn.Linear(second * 49, hidden),
-        nn.ReLU(),
-        nn.Linear(hidden, 10),
-    )
+
+    def __init__(self, channels: tuple[int, int], hidden: int) -> None:
+        super().__init__()
+        first, second = channels
+        self.conv1 = nn.Conv2d(1, first, 3, stride=2, padding=1, bias=False)
+        self.norm1 = nn.BatchNorm2d(first)
+        self.conv2 = nn.Conv2d(first, second, 3, stride=2, padding=1, bias=False)
+        self.norm2 = nn.BatchNorm2d(second)
+        self.linear = nn.Linear(second * 7 * 7, hidden)
+        self.head = nn.Linear(hidden, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.relu(self.norm1(self.conv1(x)))
+        x = torch.relu(self.norm2(self.conv2(x)))
+        x = torch.relu(self.linear(x.flatten(1)))
+        logits: Tensor = self.head(x)
+        return logits
 
 
 def compress(data: Dataset, out: Path, plan: Plan, seed: int, display: Display) -> Outcome:
@@ -129,14 +133,14 @@ def compress(data: Dataset, out: Path, plan: Plan, seed: int, display: Display) 
         loss: Tensor = cross_entropy(logits, labels[batch])
         return loss
 
-    teacher = network((32, 64), hidden=256)
+    teacher = Classifier((32, 64), hidden=256)
     outcome.trained["teacher"] = fit(
         teacher, "teacher", "1 train the teacher", plan.teacher, 4e-3, from_labels
     )
 
     # 2. A student, trained from the labels alone. This is the baseline: the same network in
     #    float32, as one would ship it without compression.
-    student = network((16, 32), hidden=128)
+    student = Classifier((16, 32), hidden=128)
     outcome.trained["baseline"] = fit(
         student, "student", "2 train the student alone", plan.student, 4e-3, from_labels
     )
@@ -266,10 +270,10 @@ def check(outcome: Outcome, measured: dict[str, Evaluation]) -> list[Check]:
 
 
 LABELS = {
-    "teacher": "teacher, float32",
-    "baseline": "student alone, float32",
-    "pruned": "distilled + pruned, float32",
-    "int8": "distilled + pruned, int8",
+    "teacher": "teacher",
+    "baseline": "student alone",
+    "pruned": "distilled, pruned",
+    "int8": "distilled, pruned, int8",
 }
 
 
@@ -336,11 +340,13 @@ def run(
             f"{measured['int8'].latency.repeats} rounds.",
             f"Accuracy seen in quantization-aware training: "
             f"{100 * outcome.trained['int8'].accuracy:.2f} %.",
+            f"Training steps: {plan.student:,} for the baseline, "
+            f"{plan.distil + plan.prune + plan.quantize:,} more for the compressed network.",
             f"Distilled student before pruning: "
             f"{100 * outcome.trained['distilled'].accuracy:.2f} %.",
         ],
     )
-    say(f"report    {page}\nmodel     {outcome.files['int8']}\nseconds   {seconds:.0f}")
+    say(f"\nreport    {page}\nmodel     {outcome.files['int8']}\nseconds   {seconds:.0f}")
     missed = [each.goal for each in checks if not each.passed]
     if missed:
         say(f"[bold red]missed:[/] {'; '.join(missed)}")

@@ -40,12 +40,13 @@ class Display:
         self._asked: list[float] = []
         self._tests: list[tuple[int, float]] = []
         self._progress = Progress(
-            TextColumn("{task.description:<34}"),
-            BarColumn(bar_width=28),
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=None),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
             TextColumn("[dim]{task.fields[note]}"),
             console=self.console,
+            expand=True,
             disable=not self.console.is_terminal,
         )
 
@@ -94,36 +95,36 @@ class Display:
 
     def table(self, models: Mapping[str, Evaluation], baseline: str) -> None:
         """Prints one line per model; sizes are those of the files on disk."""
-        table = Table(title="What became of the network", title_style="bold", header_style="dim")
-        table.add_column("model")
-        for column in ("accuracy", "zeros", "file", "of baseline", "gzipped", "p50", "p99"):
+        table = _table("What became of the network")
+        table.add_column("model", no_wrap=True)
+        for column in ("accuracy", "zeros", "file", "smaller", "gzipped", "p50", "p99"):
             table.add_column(column, justify="right", no_wrap=True)
         whole = models[baseline].size_bytes or 1
         for name, each in models.items():
-            size, gzipped, latency = each.size_bytes or 0, each.gzip_bytes or 0, each.latency
+            size, gzipped, latency = each.size_bytes or 1, each.gzip_bytes or 0, each.latency
             table.add_row(
                 name,
                 f"{100 * each.accuracy:.2f} %",
                 f"{100 * each.sparsity:.1f} %",
-                f"{size / 1e3:,.1f} kB",
-                f"{size / whole:.3f}",
-                f"{gzipped / 1e3:,.1f} kB",
+                f"{size / 1e3:,.0f} kB",
+                f"{whole / size:.2f}x",
+                f"{gzipped / 1e3:,.0f} kB",
                 f"{1e3 * latency.p50:.0f} us" if latency else "-",
                 f"{1e3 * latency.p99:.0f} us" if latency else "-",
                 style="bold" if name in (baseline, list(models)[-1]) else None,
             )
-        self.console.print(table)
+        self.console.print("", table, sep="\n")
 
     def goals(self, checks: Sequence[Check]) -> None:
-        table = Table(title="Goals", title_style="bold", header_style="dim")
-        table.add_column("goal")
+        table = _table("Goals")
+        table.add_column("goal", no_wrap=True)
         table.add_column("asked", justify="right", no_wrap=True)
         table.add_column("measured", justify="right", no_wrap=True)
         table.add_column("met")
         for check in checks:
             met = "[green]yes" if check.passed else "[bold red]MISSED"
             table.add_row(check.goal, check.asked, check.measured, met)
-        self.console.print(table)
+        self.console.print("", table, sep="\n")
 
     def _smoothed(self, values: Sequence[float]) -> list[float]:
         """The mean over the last steps of the same phase."""
@@ -133,6 +134,19 @@ class Display:
                 window = values[max(int(begin), step - _SMOOTHED_OVER + 1) : step + 1]
                 smooth.append(sum(window) / len(window))
         return smooth
+
+
+def _table(title: str) -> Table:
+    """Plain enough to fit all columns into a terminal of 80."""
+    return Table(
+        title=title,
+        title_style="bold",
+        title_justify="left",
+        header_style="dim underline",
+        box=None,
+        pad_edge=False,
+        padding=(0, 1, 0, 0),
+    )
 
 
 class Phase:
@@ -162,7 +176,7 @@ class Phase:
         display._asked.append(asked)
         done = len(display._loss) - self._begin
         if done % _SHOWN_EVERY == 0 or done == self._steps:
-            note = f"loss {loss:.3f}" + (f", {100 * zeros:.1f} % zeros" if asked else "")
+            note = f"loss {loss:.3f}" + (f", zeros {100 * zeros:.1f} %" if asked else "")
             display._progress.update(self._task, completed=done, note=note)
 
     def test(self, accuracy: float) -> None:
@@ -173,4 +187,4 @@ class Phase:
         if not display.console.is_terminal:
             # Bars are drawn on terminals only; a log gets a line a phase.
             seconds = time.perf_counter() - self._started
-            display.console.print(f"{self._description:<34} {seconds:5.1f} s, {note}")
+            display.console.print(f"{self._description:<26} {seconds:5.1f} s, {note}")
