@@ -292,6 +292,8 @@ def run(
     threads = min(threads, len(os.sched_getaffinity(0)))
     torch.set_num_threads(threads)
     mc.set_num_threads(threads)
+    if out.exists() and not out.is_dir():
+        raise mc.Error(f"[demo.run] out must be a folder, got the file {str(out)!r}")
     out.mkdir(parents=True, exist_ok=True)
     say = display.console.print
     images = dataset or load(data)

@@ -178,6 +178,16 @@ def test_the_zeros_are_those_asked_for_at_every_step(finished) -> None:
     assert all(np.isfinite(values).all() for _, values in loss.series.values())
 
 
+def test_a_file_in_the_place_of_the_folder_is_named(
+    example, blobs: Dataset, tmp_path: Path
+) -> None:
+    place = tmp_path / "demo"
+    place.write_text("mine")
+    with pytest.raises(ValueError, match="out must be a folder, got the file"):
+        short_run(example, place, blobs)
+    assert place.read_text() == "mine"
+
+
 def test_a_missed_goal_is_said_and_equal_seeds_give_equal_models(
     example, finished, blobs: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
