@@ -70,7 +70,7 @@ def test_inspect_counts_zeros_and_takes_names_as_text(
     assert main(["inspect", str(model)]) == 0
     out = capsys.readouterr().out
     assert "[red]w" in out
-    assert "3 x 4" in out
+    assert "3x4" in out
     assert "83.3 %" in out  # 10 of 12
     assert f"the file has {model.stat().st_size:,} bytes" in out
 

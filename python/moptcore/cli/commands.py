@@ -59,13 +59,17 @@ def inspect(model: Annotated[Path, typer.Argument(help="An ONNX file.")]) -> Non
     if not model.is_file():
         raise moptcore.Error(f"[cli.inspect] model must be an existing file, got {str(model)!r}")
     tensors = evaluation.onnx_tensors(model)
-    table = Table("tensor", "shape", "dtype", "role", header_style="dim")
+    # Without a frame, and names never cut: what does not fit moves to the next line.
+    table = Table(header_style="dim underline", box=None, pad_edge=False, padding=(0, 1, 0, 0))
+    table.add_column("tensor", overflow="fold", min_width=16)
+    for column in ("shape", "dtype", "role"):
+        table.add_column(column, no_wrap=True)
     for column in ("elements", "zeros", "share", "bytes"):
         table.add_column(column, justify="right", no_wrap=True)
     for t in tensors:
         table.add_row(
             Text(t.name),  # a name is text, never console markup
-            " x ".join(map(str, t.shape)) or "scalar",
+            "x".join(map(str, t.shape)) or "scalar",
             t.dtype,
             t.role,
             f"{t.elements:,}",

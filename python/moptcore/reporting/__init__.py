@@ -159,19 +159,19 @@ def _percent(value: float) -> str:
     return f"{100 * value:.2f} %"
 
 
-def _times(ratio: float, more: str, less: str) -> tuple[str, str]:
+def _times(ratio: float, more: str, less: str, same: str) -> tuple[str, str]:
     """1.04 and its inverse are no difference that one run can tell."""
     if ratio >= 1.05:
         return f"{ratio:.1f}{_TIMES}", more
     if ratio <= 1 / 1.05:
         return f"{1 / ratio:.1f}{_TIMES}", less
-    return f"1{_TIMES}", f"neither {more} nor {less}"
+    return f"1{_TIMES}", same
 
 
 def _headline(before: Evaluation, after: Evaluation, name: str) -> list[dict[str, str]]:
     cards = []
     if before.size_bytes and after.size_bytes:
-        figure, word = _times(before.size_bytes / after.size_bytes, "smaller", "larger")
+        figure, word = _times(before.size_bytes / after.size_bytes, "smaller", "larger", "the size")
         detail = f"{_bytes(before.size_bytes)} {_ARROW} {_bytes(after.size_bytes)} on disk"
         cards.append({"figure": figure, "label": word, "detail": detail})
     kept = after.accuracy / before.accuracy if before.accuracy else 1.0
@@ -190,7 +190,9 @@ def _headline(before: Evaluation, after: Evaluation, name: str) -> list[dict[str
         }
     )
     if before.latency and after.latency:
-        figure, word = _times(before.latency.p50 / after.latency.p50, "faster", "slower")
+        figure, word = _times(
+            before.latency.p50 / after.latency.p50, "faster", "slower", "the speed"
+        )
         detail = f"{_time(before.latency.p50)} {_ARROW} {_time(after.latency.p50)} a sample, median"
         cards.append({"figure": figure, "label": word, "detail": detail})
     for card in cards:
