@@ -20,9 +20,7 @@ constexpr const char* kWhere = "core.asarray";
 // From this size on results come from the pool; below it NumPy's own small blocks are faster.
 constexpr std::int64_t kPooledBytes = std::int64_t{1} << 20;
 
-std::string type_name(py::handle object) {
-  return Py_TYPE(object.ptr())->tp_name;
-}
+std::string type_name(py::handle object) { return Py_TYPE(object.ptr())->tp_name; }
 
 // ---- What a type of arrays offers, looked up once per type -------------------------------------
 
@@ -110,15 +108,21 @@ py::dtype descr_of_dtype(DType dtype) {
     return py::dtype::from_args(py::module_::import("ml_dtypes").attr("bfloat16"));
   }
   check<UnsupportedError>(!is_packed(dtype), kWhere, "NumPy has no packed dtype", name(dtype));
-  static const py::handle cache[kDTypeCount] = {
-      py::dtype("float64").release(), py::dtype("float32").release(),
-      py::dtype("float16").release(), py::handle(),
-      py::dtype("int64").release(),   py::dtype("int32").release(),
-      py::dtype("int16").release(),   py::dtype("int8").release(),
-      py::dtype("uint64").release(),  py::dtype("uint32").release(),
-      py::dtype("uint16").release(),  py::dtype("uint8").release(),
-      py::dtype("bool").release(),    py::handle(),
-      py::handle()};
+  static const py::handle cache[kDTypeCount] = {py::dtype("float64").release(),
+                                                py::dtype("float32").release(),
+                                                py::dtype("float16").release(),
+                                                py::handle(),
+                                                py::dtype("int64").release(),
+                                                py::dtype("int32").release(),
+                                                py::dtype("int16").release(),
+                                                py::dtype("int8").release(),
+                                                py::dtype("uint64").release(),
+                                                py::dtype("uint32").release(),
+                                                py::dtype("uint16").release(),
+                                                py::dtype("uint8").release(),
+                                                py::dtype("bool").release(),
+                                                py::handle(),
+                                                py::handle()};
   return py::reinterpret_borrow<py::dtype>(cache[static_cast<int>(dtype)]);
 }
 
@@ -168,10 +172,9 @@ dlpack::DataType dlpack_of_dtype(DType dtype) {
 // ---- Views -------------------------------------------------------------------------------------
 
 AnyView view_of_dlpack(const dlpack::Tensor& tensor) {
-  const bool readable = tensor.device_type == dlpack::kCpu ||
-                        tensor.device_type == dlpack::kCudaHost ||
-                        tensor.device_type == dlpack::kRocmHost ||
-                        tensor.device_type == dlpack::kCudaManaged;
+  const bool readable =
+      tensor.device_type == dlpack::kCpu || tensor.device_type == dlpack::kCudaHost ||
+      tensor.device_type == dlpack::kRocmHost || tensor.device_type == dlpack::kCudaManaged;
   check<UnsupportedError>(readable, kWhere,
                           "an array must lie in CPU memory (move it there, or use "
                           "moptcore.torch, which takes tensors on any device), DLPack device",
@@ -211,8 +214,8 @@ struct NumpyView {
 // A NumPy array as it is; false where its elements are not aligned or not in native byte order.
 bool view_of_numpy(py::handle array, NumpyView& result) {
   const auto* proxy = py::detail::array_proxy(array.ptr());
-  check<UnsupportedError>(proxy->nd <= kMaxRank, kWhere,
-                          "a tensor must have at most 16 dimensions", proxy->nd);
+  check<UnsupportedError>(proxy->nd <= kMaxRank, kWhere, "a tensor must have at most 16 dimensions",
+                          proxy->nd);
   const auto descr = py::reinterpret_borrow<py::dtype>(proxy->descr);
   const DType dtype = dtype_of_descr(descr);
   const auto bytes = static_cast<std::int64_t>(bit_width(dtype) / 8);
@@ -270,8 +273,8 @@ Imported import_capsule(const py::object& capsule) {
     // Old capsules cannot say that their memory is read-only, so it is taken to be.
     return {view_of_dlpack(managed->tensor), std::move(owner), true};
   }
-  throw Error(error_text(kWhere, "__dlpack__() must return an unused DLPack capsule",
-                         type_name(capsule)));
+  throw Error(
+      error_text(kWhere, "__dlpack__() must return an unused DLPack capsule", type_name(capsule)));
 }
 
 py::object dlpack_capsule_of(py::handle source) {
@@ -327,7 +330,8 @@ Array::Array(py::handle source) : source_(source) {
     const py::dtype native = descr_of_dtype(dtype_of_descr(array.attr("dtype")));
     array = py::module_::import("numpy").attr("array")(array, native);
     if (!view_of_numpy(array, numpy)) {
-      throw DTypeError(error_text(kWhere, "an array's elements must be aligned", type_name(source)));
+      throw DTypeError(
+          error_text(kWhere, "an array's elements must be aligned", type_name(source)));
     }
   }
   view_ = numpy.view;
@@ -337,12 +341,12 @@ Array::Array(py::handle source) : source_(source) {
 
 bool Array::accepts(py::handle source) {
   if (is_numpy(source)) return true;
-  if (source.is_none() || PyUnicode_Check(source.ptr()) || PyBytes_Check(source.ptr())) return false;
+  if (source.is_none() || PyUnicode_Check(source.ptr()) || PyBytes_Check(source.ptr()))
+    return false;
   const TypeFacts& facts = facts_of(Py_TYPE(source.ptr()));
   return facts.api != nullptr || facts.has_dlpack || PyObject_CheckBuffer(source.ptr()) != 0 ||
-         PyFloat_Check(source.ptr()) || PyLong_Check(source.ptr()) ||
-         PyList_Check(source.ptr()) || PyTuple_Check(source.ptr()) ||
-         py::hasattr(source, "__array__");
+         PyFloat_Check(source.ptr()) || PyLong_Check(source.ptr()) || PyList_Check(source.ptr()) ||
+         PyTuple_Check(source.ptr()) || py::hasattr(source, "__array__");
 }
 
 MutableAnyView Array::writable(const char* where, const char* argument) const {
@@ -389,9 +393,14 @@ py::object new_through_api(const dlpack::ExchangeApi& api, DType dtype, const Sh
   managed.deleter = [](dlpack::ManagedTensorVersioned* self) {
     delete static_cast<Exported*>(self->context);
   };
-  managed.tensor = {exported->buffer.get(), dlpack::kCpu, 0, shape.rank(), dlpack_of_dtype(dtype),
+  managed.tensor = {exported->buffer.get(),
+                    dlpack::kCpu,
+                    0,
+                    shape.rank(),
+                    dlpack_of_dtype(dtype),
                     const_cast<std::int64_t*>(exported->shape.begin()),
-                    const_cast<std::int64_t*>(exported->strides.begin()), 0};
+                    const_cast<std::int64_t*>(exported->strides.begin()),
+                    0};
   *data = exported->buffer.get();
   void* object = nullptr;
   if (api.managed_to_object(&managed, &object) != 0) throw py::error_already_set();
@@ -490,8 +499,8 @@ DType dtype_from(py::handle dtype, const char* where, const char* argument) {
   for (int code = 0; code < kDTypeCount; ++code) {
     if (text == name(static_cast<DType>(code))) return static_cast<DType>(code);
   }
-  throw Error(error_text(where, std::string(argument) + " must name a dtype such as \"int8\"",
-                         text));
+  throw Error(
+      error_text(where, std::string(argument) + " must name a dtype such as \"int8\"", text));
 }
 
 }  // namespace moptcore::bindings

@@ -80,7 +80,7 @@ class Output {
   MutableAnyView view_;
   py::object object_;
   Kind kind_ = Kind::numpy;  // what take() makes of the NumPy array object_
-  py::object keep_;  // what view_'s memory belongs to, where that is not object_
+  py::object keep_;          // what view_'s memory belongs to, where that is not object_
 };
 
 /// The DType named by a NumPy-style name or dtype-like object ("int8", numpy.int8, torch.int8).

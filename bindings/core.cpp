@@ -20,8 +20,7 @@ void bind_errors(py::module_& m) {
   m.attr("Error") = error;
   const auto derive = [&m](const char* name, const char* doc, const py::tuple& bases) {
     const std::string full = std::string("moptcore.") + name;
-    const py::handle made =
-        PyErr_NewExceptionWithDoc(full.c_str(), doc, bases.ptr(), nullptr);
+    const py::handle made = PyErr_NewExceptionWithDoc(full.c_str(), doc, bases.ptr(), nullptr);
     m.attr(name) = made;
     return made;
   };
@@ -31,8 +30,8 @@ void bind_errors(py::module_& m) {
              py::make_tuple(error, py::handle(PyExc_TypeError)));
   static py::handle non_finite =
       derive("NonFiniteError", "NaN or infinity where the function cannot take it.", plain);
-  static py::handle unsupported = derive(
-      "UnsupportedError", "Meaningful, but not offered here; the text says what is.", plain);
+  static py::handle unsupported =
+      derive("UnsupportedError", "Meaningful, but not offered here; the text says what is.", plain);
   static py::handle format = derive(
       "FormatError", "A file, state or byte sequence that does not follow its format.", plain);
   derive("CoverageError", "With strict=True: something selected could not be done; all rows.",
@@ -65,11 +64,10 @@ py::dict describe(const Array& array) {
     shape.append(view.shape()[axis]);
     strides.append(view.strides()[axis]);
   }
-  return py::dict("dtype"_a = std::string(name(view.dtype())), "shape"_a = py::tuple(shape),
-                  "strides"_a = py::tuple(strides),
-                  "address"_a = reinterpret_cast<std::uintptr_t>(view.data()),
-                  "kind"_a = kinds[static_cast<int>(array.kind())],
-                  "writable"_a = array.is_writable());
+  return py::dict(
+      "dtype"_a = std::string(name(view.dtype())), "shape"_a = py::tuple(shape),
+      "strides"_a = py::tuple(strides), "address"_a = reinterpret_cast<std::uintptr_t>(view.data()),
+      "kind"_a = kinds[static_cast<int>(array.kind())], "writable"_a = array.is_writable());
 }
 
 py::object copy(const Array& src, const py::object& out) {
@@ -95,18 +93,22 @@ void bind_core(py::module_ m) {
   m.def("thread_backend", &thread_backend, "openmp or std.");
   m.def("available_isas", &available_isas, "Instruction sets of this CPU, best first.");
   m.def("current_isa", &current_isa, "The instruction set that the kernels use.");
-  m.def("set_max_isa", [](const std::string& name) { set_max_isa(name); }, "name"_a,
-        "Uses no instruction set better than `name`; an empty name lifts the limit.");
+  m.def(
+      "set_max_isa", [](const std::string& name) { set_max_isa(name); }, "name"_a,
+      "Uses no instruction set better than `name`; an empty name lifts the limit.");
   m.def("describe", &describe, "array"_a,
         "How moptcore sees an array: dtype, shape, strides in elements, address, kind, writable.");
   m.def("copy", &copy, "array"_a, py::kw_only(), "out"_a = py::none(),
         "The same elements, row-major, as the caller's kind of array or in `out`.");
   m.def("trim", &trim, "Gives the unused blocks of the memory pool back to the system.");
-  m.def("pool_statistics", [] {
-    const PoolStatistics s = pool_statistics();
-    return py::dict("bytes_in_use"_a = s.bytes_in_use, "bytes_cached"_a = s.bytes_cached,
-                    "reused"_a = s.reused);
-  }, "Bytes in use, bytes cached and reused blocks of the memory pool.");
+  m.def(
+      "pool_statistics",
+      [] {
+        const PoolStatistics s = pool_statistics();
+        return py::dict("bytes_in_use"_a = s.bytes_in_use, "bytes_cached"_a = s.bytes_cached,
+                        "reused"_a = s.reused);
+      },
+      "Bytes in use, bytes cached and reused blocks of the memory pool.");
 }
 
 }  // namespace moptcore::bindings

@@ -57,8 +57,8 @@ py::tuple soft_target_loss(const Array& student, const Array& teacher,
   double loss = 0.0;
   {
     const py::gil_scoped_release release;
-    loss = distill::soft_target_loss(student.view(), teacher.view(), label_view, options,
-                                     grad.view());
+    loss =
+        distill::soft_target_loss(student.view(), teacher.view(), label_view, options, grad.view());
   }
   return py::make_tuple(loss, grad.take());
 }

@@ -25,7 +25,8 @@ prune::NonFinite nonfinite_from(const std::string& text, const char* where) {
   if (text == "error") return prune::NonFinite::error;
   if (text == "prune_first") return prune::NonFinite::prune_first;
   if (text == "keep") return prune::NonFinite::keep;
-  throw Error(error_text(where, "nonfinite must be error, prune_first or keep", '\'' + text + '\''));
+  throw Error(
+      error_text(where, "nonfinite must be error, prune_first or keep", '\'' + text + '\''));
 }
 
 prune::Compat compat_from(const std::optional<std::string>& text, const char* where) {
@@ -178,8 +179,7 @@ py::object random_mask(const py::object& shape, double sparsity, const py::int_&
   const auto number = PyLong_AsUnsignedLongLong(seed.ptr());
   if (PyErr_Occurred() != nullptr) {
     PyErr_Clear();
-    throw Error(error_text(where, "seed must be in [0, 2**64)",
-                           py::str(seed).cast<std::string>()));
+    throw Error(error_text(where, "seed must be in [0, 2**64)", py::str(seed).cast<std::string>()));
   }
   const DType dtype = packed ? DType::uint8 : DType::boolean;
   Output mask(dtype, packed ? Shape{prune::packed_size(element_count(extents))} : extents, out,
@@ -227,34 +227,39 @@ void describe(py::class_<Schedule>& type, Config config) {
   type.def("sparsity", &Schedule::sparsity, "step"_a, "Share of zeros wanted at `step`.")
       .def("should_prune", &Schedule::should_prune, "step"_a,
            "True on begin_step, begin_step + frequency, ..., and always on end_step.")
-      .def("get_config", [config](const Schedule& s) { return config(s.options()); },
-           "The options as a dict: type(schedule)(**schedule.get_config()) equals schedule.")
-      .def_static("from_config", [](const py::object& options) {
-             return py::type::of<Schedule>()(**py::dict(options));
-           }, "config"_a, "The schedule that get_config() described.")
-      .def("__eq__", [](const Schedule& s, const py::object& other) {
+      .def(
+          "get_config", [config](const Schedule& s) { return config(s.options()); },
+          "The options as a dict: type(schedule)(**schedule.get_config()) equals schedule.")
+      .def_static(
+          "from_config",
+          [](const py::object& options) { return py::type::of<Schedule>()(**py::dict(options)); },
+          "config"_a, "The schedule that get_config() described.")
+      .def("__eq__",
+           [](const Schedule& s, const py::object& other) {
              return py::isinstance<Schedule>(other) && s == other.cast<const Schedule&>();
            })
-      .def("__hash__", [config](const py::object& s) {
+      .def("__hash__",
+           [config](const py::object& s) {
              const py::dict options = config(s.cast<const Schedule&>().options());
              return py::hash(py::make_tuple(py::type::of(s), py::tuple(options.attr("values")())));
            })
-      .def("__repr__", [config](const py::object& s) {
+      .def("__repr__",
+           [config](const py::object& s) {
              const py::dict options = config(s.cast<const Schedule&>().options());
              std::string text = py::str(py::type::of(s).attr("__name__"));
              const char* between = "(";
              for (const auto& option : options) {
                text += between;
-               text += std::string(py::str(option.first)) + '=' +
-                       std::string(py::repr(option.second));
+               text +=
+                   std::string(py::str(option.first)) + '=' + std::string(py::repr(option.second));
                between = ", ";
              }
              return text + ')';
            })
       .def("__reduce__", [config](const py::object& s) {
-             const py::dict options = config(s.cast<const Schedule&>().options());
-             return py::make_tuple(py::type::of(s), py::tuple(options.attr("values")()));
-           });
+        const py::dict options = config(s.cast<const Schedule&>().options());
+        return py::make_tuple(py::type::of(s), py::tuple(options.attr("values")()));
+      });
   const py::dict names = config(typename Schedule::Options{});
   for (const auto& [key, value] : names) {
     const std::string option = py::str(key);
@@ -266,8 +271,8 @@ void describe(py::class_<Schedule>& type, Config config) {
 
 void bind_constant(py::module_& m) {
   using prune::ConstantSparsity, prune::Step;
-  auto type = py::class_<ConstantSparsity>(m, "ConstantSparsity",
-                                           "The same sparsity at every step.");
+  auto type =
+      py::class_<ConstantSparsity>(m, "ConstantSparsity", "The same sparsity at every step.");
   type.def(py::init([](double target, Step begin, Step end, Step frequency) {
              return ConstantSparsity({target, begin, end, frequency});
            }),
@@ -282,12 +287,11 @@ void bind_polynomial(py::module_& m) {
   using prune::PolynomialDecay, prune::Step;
   auto type = py::class_<PolynomialDecay>(
       m, "PolynomialDecay", "final + (initial - final) * (1 - t) ** power, t from 0 to 1.");
-  type.def(py::init([](double from, double to, Step begin, Step end, double power,
-                       Step frequency) {
+  type.def(py::init([](double from, double to, Step begin, Step end, double power, Step frequency) {
              return PolynomialDecay({from, to, begin, end, power, frequency});
            }),
-           "initial_sparsity"_a, "final_sparsity"_a, "begin_step"_a, "end_step"_a,
-           "power"_a = 3.0, "frequency"_a = 100);
+           "initial_sparsity"_a, "final_sparsity"_a, "begin_step"_a, "end_step"_a, "power"_a = 3.0,
+           "frequency"_a = 100);
   describe(type, [](const PolynomialDecay::Options& o) {
     return py::dict("initial_sparsity"_a = o.initial_sparsity,
                     "final_sparsity"_a = o.final_sparsity, "begin_step"_a = o.begin_step,
@@ -319,15 +323,15 @@ void bind_prune(py::module_ m) {
   bind_polynomial(m);
   bind_decay<prune::LinearDecay>(m, "LinearDecay",
                                  "final + (initial - final) * (1 - t), t from 0 to 1.");
-  bind_decay<prune::CosineDecay>(
-      m, "CosineDecay", "final + (initial - final) * (1 + cos(pi t)) / 2, t from 0 to 1.");
+  bind_decay<prune::CosineDecay>(m, "CosineDecay",
+                                 "final + (initial - final) * (1 + cos(pi t)) / 2, t from 0 to 1.");
   bind_decay<prune::ExponentialDecay>(
       m, "ExponentialDecay",
       "final + (initial - final) * (e^(-5t) - e^-5) / (1 - e^-5), t from 0 to 1.");
 
   m.def("magnitude_mask", &magnitude_mask, "weights"_a, "sparsity"_a, py::kw_only(),
-        "scores"_a = py::none(), "nonfinite"_a = "error", "out"_a = py::none(),
-        "packed"_a = false, "compat"_a = py::none(),
+        "scores"_a = py::none(), "nonfinite"_a = "error", "out"_a = py::none(), "packed"_a = false,
+        "compat"_a = py::none(),
         "True where a weight is kept. round(n * sparsity) zeros, half to even, at the smallest\n"
         "magnitudes (or scores); of equal ones the first are kept. packed=True gives one bit a\n"
         "weight, little-endian, as uint8.");
@@ -335,9 +339,9 @@ void bind_prune(py::module_ m) {
         py::kw_only(), "nonfinite"_a = "error", "out"_a = py::none(), "packed"_a = false,
         "The masks of a list of tensors ranked together: round(total * sparsity) zeros.\n"
         "Mixed dtypes compare as float64.");
-  m.def("structured_mask", &structured_mask, "weights"_a, "sparsity"_a, "axis"_a = 0,
-        "ord"_a = 2.0, "expand"_a = false, py::kw_only(), "scores"_a = py::none(),
-        "nonfinite"_a = "error", "out"_a = py::none(), "packed"_a = false,
+  m.def("structured_mask", &structured_mask, "weights"_a, "sparsity"_a, "axis"_a = 0, "ord"_a = 2.0,
+        "expand"_a = false, py::kw_only(), "scores"_a = py::none(), "nonfinite"_a = "error",
+        "out"_a = py::none(), "packed"_a = false,
         "True for each slice along `axis` that is kept: those of the largest norm of order\n"
         "`ord` (> 0, inf for the largest magnitude), or of the largest of `scores`, one number\n"
         "for each slice. expand=True gives the shape of the weights.");
@@ -347,8 +351,7 @@ void bind_prune(py::module_ m) {
         "Keeps or prunes whole blocks of (rows, columns) of the last two axes, by the mean or\n"
         "max of their magnitudes (or scores). Smaller blocks at the ends count as one.");
   m.def("nm_mask", &nm_mask, "weights"_a, "n"_a, "m"_a, "axis"_a = -1, py::kw_only(),
-        "scores"_a = py::none(), "nonfinite"_a = "error", "out"_a = py::none(),
-        "packed"_a = false,
+        "scores"_a = py::none(), "nonfinite"_a = "error", "out"_a = py::none(), "packed"_a = false,
         "Keeps the n largest of every m consecutive weights along `axis`; an incomplete last\n"
         "group is kept.");
   m.def("random_mask", &random_mask, "shape"_a, "sparsity"_a, "seed"_a, py::kw_only(),
@@ -361,14 +364,20 @@ void bind_prune(py::module_ m) {
         "One bit a weight, little-endian: element i is bit i % 8 of byte i // 8.");
   m.def("unpack_mask", &unpack_mask, "packed"_a, "shape"_a, "out"_a = py::none(),
         "The bool mask of `shape` that pack_mask packed.");
-  m.def("count_zeros", [](const Array& array) {
-    const py::gil_scoped_release release;
-    return prune::count_zeros(array.view());
-  }, "array"_a, "Elements that equal zero; -0 does, NaN does not.");
-  m.def("sparsity", [](const Array& array) {
-    const py::gil_scoped_release release;
-    return prune::sparsity(array.view());
-  }, "array"_a, "Share of the elements that equal zero.");
+  m.def(
+      "count_zeros",
+      [](const Array& array) {
+        const py::gil_scoped_release release;
+        return prune::count_zeros(array.view());
+      },
+      "array"_a, "Elements that equal zero; -0 does, NaN does not.");
+  m.def(
+      "sparsity",
+      [](const Array& array) {
+        const py::gil_scoped_release release;
+        return prune::sparsity(array.view());
+      },
+      "array"_a, "Share of the elements that equal zero.");
 }
 
 }  // namespace moptcore::bindings

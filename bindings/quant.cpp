@@ -112,9 +112,7 @@ py::object fake_quantize_backward(const Array& grad, const Array& bits, const py
   return result.take();
 }
 
-bool is_nibbles(DType dtype) {
-  return dtype == DType::int4 || dtype == DType::uint4;
-}
+bool is_nibbles(DType dtype) { return dtype == DType::int4 || dtype == DType::uint4; }
 
 // A byte vector as the 4-bit tensor of the given shape that it packs.
 void check_packed(const AnyView& bytes, const Shape& shape, const char* where,
@@ -244,12 +242,8 @@ py::object numbers(const std::vector<T>& values, bool one) {
   return py::array_t<T>(static_cast<py::ssize_t>(values.size()), values.data());
 }
 
-py::object scale_of(const QParams& q) {
-  return numbers(q.scale(), !q.axis());
-}
-py::object zero_point_of(const QParams& q) {
-  return numbers(q.zero_point(), !q.axis());
-}
+py::object scale_of(const QParams& q) { return numbers(q.scale(), !q.axis()); }
+py::object zero_point_of(const QParams& q) { return numbers(q.zero_point(), !q.axis()); }
 
 std::string repr_of(const QParams& q) {
   const py::str text(

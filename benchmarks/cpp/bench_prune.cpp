@@ -17,8 +17,7 @@ namespace {
 using namespace moptcore;
 
 struct Tensor {
-  explicit Tensor(std::int64_t n)
-      : size(n), floats(pool_allocate(4 * n)), bytes(pool_allocate(n)) {
+  explicit Tensor(std::int64_t n) : size(n), floats(pool_allocate(4 * n)), bytes(pool_allocate(n)) {
     const Philox philox(1);
     float* values = data();
     for (std::int64_t i = 0; i + 1 < n; i += 2) {

@@ -38,8 +38,8 @@ template <EigenContainer C>
     const C& weights, double sparsity, const StructuredOptions& options = {}) {
   const int axis = normalize_axis(options.axis, 2, "prune.structured_mask");
   Eigen::Array<bool, Eigen::Dynamic, 1> mask(axis == 0 ? weights.rows() : weights.cols());
-  structured_mask(AnyView(weights), sparsity,
-                  TensorView<bool>(mask.data(), Shape{mask.size()}), options);
+  structured_mask(AnyView(weights), sparsity, TensorView<bool>(mask.data(), Shape{mask.size()}),
+                  options);
   return mask;
 }
 
@@ -110,8 +110,8 @@ template <EigenContainer S, EigenContainer T>
                                             const std::optional<AnyView>& labels = std::nullopt,
                                             const SoftTargetOptions& options = {}) {
   auto grad = moptcore::detail::make_like<typename S::Scalar>(student);
-  const double loss = soft_target_loss(AnyView(student), AnyView(teacher), labels, options,
-                                       MutableAnyView(grad));
+  const double loss =
+      soft_target_loss(AnyView(student), AnyView(teacher), labels, options, MutableAnyView(grad));
   return {loss, std::move(grad)};
 }
 

@@ -118,10 +118,10 @@ void check_floating(const AnyView& view, const char* argument) {
 // A gradient must match what it is the gradient of.
 void check_like(const AnyView& view, const AnyView& like, const std::string& argument,
                 const std::string& source) {
-  check<DTypeError>(view.dtype() == like.dtype(), kWhere,
-                    argument + " must have the " + source + "'s dtype " +
-                        std::string(name(like.dtype())),
-                    name(view.dtype()));
+  check<DTypeError>(
+      view.dtype() == like.dtype(), kWhere,
+      argument + " must have the " + source + "'s dtype " + std::string(name(like.dtype())),
+      name(view.dtype()));
   check(view.shape() == like.shape(), kWhere,
         argument + " must have the " + source + "'s shape " + text(like.shape()), view.shape());
 }
@@ -252,9 +252,9 @@ double feature_loss(const AnyView& student, const AnyView& teacher,
                     const FeatureAdaptor<MutableAnyView>& adaptor_grad) {
   check_features(student, teacher, grad);
   check_adaptor(student, teacher, adaptor, adaptor_grad);
-  const std::vector<AnyView> inputs =
-      adaptor.bias ? std::vector<AnyView>{adaptor.weight, *adaptor.bias}
-                   : std::vector<AnyView>{adaptor.weight};
+  const std::vector<AnyView> inputs = adaptor.bias
+                                          ? std::vector<AnyView>{adaptor.weight, *adaptor.bias}
+                                          : std::vector<AnyView>{adaptor.weight};
   std::vector<AnyView> outputs = {grad, adaptor_grad.weight};
   if (adaptor_grad.bias) outputs.emplace_back(*adaptor_grad.bias);
   for (std::size_t i = 0; i < outputs.size(); ++i) {
@@ -264,9 +264,8 @@ double feature_loss(const AnyView& student, const AnyView& teacher,
     check_disjoint(student, outputs[i]);
     check_disjoint(teacher, outputs[i]);
   }
-  return wide(student, teacher)
-             ? adapted<double>(student, teacher, adaptor, grad, adaptor_grad)
-             : adapted<float>(student, teacher, adaptor, grad, adaptor_grad);
+  return wide(student, teacher) ? adapted<double>(student, teacher, adaptor, grad, adaptor_grad)
+                                : adapted<float>(student, teacher, adaptor, grad, adaptor_grad);
 }
 
 }  // namespace moptcore::inline v0::distill

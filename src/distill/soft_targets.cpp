@@ -199,20 +199,19 @@ class Task {
       const double temperature = options_.temperature;
       const T* const student = values(student_, r, scratch.student);
       const T* const teacher = alpha > 0.0 ? values(teacher_, r, scratch.teacher) : nullptr;
-      const bool done = row_kernel(
-          {.student = student,
-           .teacher = teacher,
-           .grad = grad,
-           .scratch = scratch.kernel,
-           .classes = classes_,
-           .label = label,
-           .temperature = temperature,
-           .smoothing = options_.label_smoothing,
-           .soft_loss = alpha * temperature * temperature,
-           .hard_loss = hard,
-           .soft_grad = alpha * temperature / divisor_,
-           .hard_grad = hard / divisor_},
-          loss);
+      const bool done = row_kernel({.student = student,
+                                    .teacher = teacher,
+                                    .grad = grad,
+                                    .scratch = scratch.kernel,
+                                    .classes = classes_,
+                                    .label = label,
+                                    .temperature = temperature,
+                                    .smoothing = options_.label_smoothing,
+                                    .soft_loss = alpha * temperature * temperature,
+                                    .hard_loss = hard,
+                                    .soft_grad = alpha * temperature / divisor_,
+                                    .hard_grad = hard / divisor_},
+                                   loss);
       if (!done) loss = careful_row(student, teacher, label, grad);
     }
     if (direct == nullptr) kernels::store(grad, 0, classes_, grad_[r]);
@@ -222,8 +221,9 @@ class Task {
   template <class T>
   double careful_row(const T* student, const T* teacher, std::int64_t label, T* grad) const {
     const std::vector<double> s(student, student + classes_);
-    const std::vector<double> t =
-        teacher == nullptr ? std::vector<double>() : std::vector<double>(teacher, teacher + classes_);
+    const std::vector<double> t = teacher == nullptr
+                                      ? std::vector<double>()
+                                      : std::vector<double>(teacher, teacher + classes_);
     std::vector<double> g(s.size());
     const double loss = soft_target_row(s, t, label, options_, 1.0 / divisor_, g);
     for (std::size_t j = 0; j < g.size(); ++j) grad[j] = static_cast<T>(g[j]);

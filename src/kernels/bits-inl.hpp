@@ -40,8 +40,8 @@ HWY_INLINE hn::Mask<D> LoadBits(D d, const std::uint8_t* bits, std::int64_t at) 
     return hn::LoadMaskBits(d, bits + at / 8);
   } else {
     // Some targets read whole registers.
-    const std::uint8_t part[8] = {static_cast<std::uint8_t>(
-        (bits[at / 8] >> (at % 8)) & ((1u << kLanes) - 1u))};
+    const std::uint8_t part[8] = {
+        static_cast<std::uint8_t>((bits[at / 8] >> (at % 8)) & ((1u << kLanes) - 1u))};
     return hn::LoadMaskBits(d, part);
   }
 }

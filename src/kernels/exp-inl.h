@@ -85,8 +85,7 @@ HWY_INLINE void exp_of_negative(D d, const V* HWY_RESTRICT x, V* HWY_RESTRICT y)
 HWY_INLINE double log_of_normal(double x) {
   const auto bits = __builtin_bit_cast(std::uint64_t, x);
   auto k = static_cast<std::int64_t>(bits >> 52) - 1023;
-  double m = __builtin_bit_cast(
-      double, (bits & 0xfffffffffffffu) | 0x3ff0000000000000u);
+  double m = __builtin_bit_cast(double, (bits & 0xfffffffffffffu) | 0x3ff0000000000000u);
   if (m >= 4.0 / 3.0) {
     m *= 0.5;
     ++k;

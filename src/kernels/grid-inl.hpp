@@ -192,12 +192,9 @@ HWY_INLINE void ForEachLane(D d, const hn::TFromD<D>* src, std::int64_t n, const
 template <class F>
 HWY_INLINE void WithRounding(Rounding rounding, F&& f) {
   switch (rounding) {
-    case Rounding::divide_even:
-      return f.template operator()<Rounding::divide_even>();
-    case Rounding::multiply_even:
-      return f.template operator()<Rounding::multiply_even>();
-    case Rounding::divide_away:
-      return f.template operator()<Rounding::divide_away>();
+    case Rounding::divide_even: return f.template operator()<Rounding::divide_even>();
+    case Rounding::multiply_even: return f.template operator()<Rounding::multiply_even>();
+    case Rounding::divide_away: return f.template operator()<Rounding::divide_away>();
   }
 }
 

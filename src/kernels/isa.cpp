@@ -21,8 +21,8 @@ struct Isa {
 };
 
 // Best first. The baseline is what the compiler may assume of every x86-64 CPU.
-constexpr std::array<Isa, 3> kIsas = {
-    Isa{"avx512", HWY_AVX3}, Isa{"avx2", HWY_AVX2}, Isa{"baseline", HWY_STATIC_TARGET}};
+constexpr std::array<Isa, 3> kIsas = {Isa{"avx512", HWY_AVX3}, Isa{"avx2", HWY_AVX2},
+                                      Isa{"baseline", HWY_STATIC_TARGET}};
 
 void limit(std::string_view best) {
   hwy::DisableTargets(0);

@@ -20,11 +20,11 @@ void UnpackBits(const std::uint8_t* HWY_RESTRICT bits, std::int64_t n,
   const hn::ScalableTag<std::uint8_t> d;
   constexpr std::int64_t kLanes = static_cast<std::int64_t>(hn::MaxLanes(d));
   const auto one = hn::Set(d, std::uint8_t{1});
-  const auto next = [&](std::int64_t i) HWY_ATTR {
-    return hn::And(one, hn::VecFromMask(d, LoadBits(d, bits, i)));
-  };
+  const auto next = [&](std::int64_t i)
+                        HWY_ATTR { return hn::And(one, hn::VecFromMask(d, LoadBits(d, bits, i))); };
   std::int64_t i = 0;
-  if (stream && reinterpret_cast<std::uintptr_t>(bytes) % static_cast<std::uintptr_t>(kLanes) == 0) {
+  if (stream &&
+      reinterpret_cast<std::uintptr_t>(bytes) % static_cast<std::uintptr_t>(kLanes) == 0) {
     for (; i + kLanes <= n; i += kLanes) hn::Stream(next(i), d, bytes + i);
     hwy::FlushStream();
   } else {
@@ -87,14 +87,14 @@ HWY_INLINE std::int64_t CountZeros(const Word* HWY_RESTRICT src, std::int64_t n,
   return count;
 }
 
-#define MOPTCORE_WIDTH(width)                                                                \
-  void Keep_u##width(const std::uint##width##_t* src, const std::uint8_t* bits,              \
-                     std::int64_t n, std::uint##width##_t* dst) {                            \
-    Keep(src, bits, n, dst);                                                                 \
-  }                                                                                          \
-  std::int64_t CountZeros_u##width(const std::uint##width##_t* src, std::int64_t n,          \
-                                   std::uint##width##_t mask) {                              \
-    return CountZeros(src, n, mask);                                                         \
+#define MOPTCORE_WIDTH(width)                                                                   \
+  void Keep_u##width(const std::uint##width##_t* src, const std::uint8_t* bits, std::int64_t n, \
+                     std::uint##width##_t* dst) {                                               \
+    Keep(src, bits, n, dst);                                                                    \
+  }                                                                                             \
+  std::int64_t CountZeros_u##width(const std::uint##width##_t* src, std::int64_t n,             \
+                                   std::uint##width##_t mask) {                                 \
+    return CountZeros(src, n, mask);                                                            \
   }
 MOPTCORE_WIDTH(8)
 MOPTCORE_WIDTH(16)
@@ -121,16 +121,16 @@ void pack_bytes(const std::uint8_t* bytes, std::int64_t n, std::uint8_t* bits) n
   HWY_DYNAMIC_DISPATCH(PackBytes)(bytes, n, bits);
 }
 
-#define MOPTCORE_WIDTH(width)                                                                \
-  HWY_EXPORT(Keep_u##width);                                                                 \
-  HWY_EXPORT(CountZeros_u##width);                                                           \
-  void keep_u##width(const std::uint##width##_t* src, const std::uint8_t* bits,              \
-                     std::int64_t n, std::uint##width##_t* dst) noexcept {                   \
-    HWY_DYNAMIC_DISPATCH(Keep_u##width)(src, bits, n, dst);                                  \
-  }                                                                                          \
-  std::int64_t count_zeros_u##width(const std::uint##width##_t* src, std::int64_t n,         \
-                                    std::uint##width##_t mask) noexcept {                    \
-    return HWY_DYNAMIC_DISPATCH(CountZeros_u##width)(src, n, mask);                          \
+#define MOPTCORE_WIDTH(width)                                                                   \
+  HWY_EXPORT(Keep_u##width);                                                                    \
+  HWY_EXPORT(CountZeros_u##width);                                                              \
+  void keep_u##width(const std::uint##width##_t* src, const std::uint8_t* bits, std::int64_t n, \
+                     std::uint##width##_t* dst) noexcept {                                      \
+    HWY_DYNAMIC_DISPATCH(Keep_u##width)(src, bits, n, dst);                                     \
+  }                                                                                             \
+  std::int64_t count_zeros_u##width(const std::uint##width##_t* src, std::int64_t n,            \
+                                    std::uint##width##_t mask) noexcept {                       \
+    return HWY_DYNAMIC_DISPATCH(CountZeros_u##width)(src, n, mask);                             \
   }
 MOPTCORE_WIDTH(8)
 MOPTCORE_WIDTH(16)

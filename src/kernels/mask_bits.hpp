@@ -26,11 +26,8 @@ void keep_u64(const std::uint64_t* src, const std::uint8_t* bits, std::int64_t n
 
 /// How many of n words are zero once anded with `mask`.
 std::int64_t count_zeros_u8(const std::uint8_t* src, std::int64_t n, std::uint8_t mask) noexcept;
-std::int64_t count_zeros_u16(const std::uint16_t* src, std::int64_t n,
-                             std::uint16_t mask) noexcept;
-std::int64_t count_zeros_u32(const std::uint32_t* src, std::int64_t n,
-                             std::uint32_t mask) noexcept;
-std::int64_t count_zeros_u64(const std::uint64_t* src, std::int64_t n,
-                             std::uint64_t mask) noexcept;
+std::int64_t count_zeros_u16(const std::uint16_t* src, std::int64_t n, std::uint16_t mask) noexcept;
+std::int64_t count_zeros_u32(const std::uint32_t* src, std::int64_t n, std::uint32_t mask) noexcept;
+std::int64_t count_zeros_u64(const std::uint64_t* src, std::int64_t n, std::uint64_t mask) noexcept;
 
 }  // namespace moptcore::inline v0::kernels

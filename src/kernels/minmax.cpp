@@ -130,12 +130,8 @@ HWY_INLINE bool HasNan(const T* src, std::int64_t n) {
   return found;
 }
 
-MinMax<float> MinMaxF32(const float* src, std::int64_t n) {
-  return MinMaxOf(src, n);
-}
-MinMax<double> MinMaxF64(const double* src, std::int64_t n) {
-  return MinMaxOf(src, n);
-}
+MinMax<float> MinMaxF32(const float* src, std::int64_t n) { return MinMaxOf(src, n); }
+MinMax<double> MinMaxF64(const double* src, std::int64_t n) { return MinMaxOf(src, n); }
 
 bool UpdateF32(const float* src, std::int64_t n, float* mins, float* maxs) {
   return Update(src, n, mins, maxs);
@@ -144,12 +140,8 @@ bool UpdateF64(const double* src, std::int64_t n, double* mins, double* maxs) {
   return Update(src, n, mins, maxs);
 }
 
-bool HasNanF32(const float* src, std::int64_t n) {
-  return HasNan(src, n);
-}
-bool HasNanF64(const double* src, std::int64_t n) {
-  return HasNan(src, n);
-}
+bool HasNanF32(const float* src, std::int64_t n) { return HasNan(src, n); }
+bool HasNanF64(const double* src, std::int64_t n) { return HasNan(src, n); }
 
 }  // namespace moptcore::inline v0::kernels::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();

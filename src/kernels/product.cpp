@@ -30,8 +30,7 @@ void pack(const Matrix<const T>& b, std::int64_t first, std::int64_t last, std::
 // kCount rows of c, kCols columns, `depth` terms.
 template <int kCount, class T>
 HWY_INLINE void tile(std::int64_t depth, const T* HWY_RESTRICT a, std::int64_t row_stride,
-                     std::int64_t col_stride, const T* HWY_RESTRICT panel,
-                     T* HWY_RESTRICT sums) {
+                     std::int64_t col_stride, const T* HWY_RESTRICT panel, T* HWY_RESTRICT sums) {
   const hn::CappedTag<T, static_cast<std::size_t>(kCols)> d;
   using V = hn::Vec<std::remove_const_t<decltype(d)>>;
   constexpr auto kWidth = static_cast<std::int64_t>(hn::MaxLanes(d));

@@ -38,14 +38,10 @@ HWY_INLINE hn::Vec<D> FromInt32(D d, VI v) {
 template <class F>
 HWY_INLINE void WithInteger(Integer type, F&& f) {
   switch (type) {
-    case Integer::int8:
-      return f(std::int8_t{});
-    case Integer::uint8:
-      return f(std::uint8_t{});
-    case Integer::int16:
-      return f(std::int16_t{});
-    case Integer::uint16:
-      return f(std::uint16_t{});
+    case Integer::int8: return f(std::int8_t{});
+    case Integer::uint8: return f(std::uint8_t{});
+    case Integer::int16: return f(std::int16_t{});
+    case Integer::uint16: return f(std::uint16_t{});
   }
 }
 

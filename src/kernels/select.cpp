@@ -69,8 +69,8 @@ HWY_INLINE Bracket<Key> BracketOf(const Key* HWY_RESTRICT src, std::int64_t n, K
   for (std::int64_t word = 0; word * 64 < n; ++word) {
     up += static_cast<std::int64_t>(hwy::PopCount(above_low[word]));
     for (std::uint64_t set = above_low[word] ^ above_all[word]; set != 0; set &= set - 1) {
-      const auto at = word * 64 + static_cast<std::int64_t>(
-                                      hwy::Num0BitsBelowLS1Bit_Nonzero64(set));
+      const auto at =
+          word * 64 + static_cast<std::int64_t>(hwy::Num0BitsBelowLS1Bit_Nonzero64(set));
       inside[result.inside] = static_cast<Key>(src[at] & mask);
       positions[result.inside] = static_cast<Key>(at);
       ++result.inside;
@@ -118,17 +118,16 @@ HWY_INLINE void AboveOf(const Key* HWY_RESTRICT src, std::int64_t n, Key mask, K
   }
 }
 
-#define MOPTCORE_SELECT(name, Key)                                                             \
-  Bracket<Key> Bracket_##name(const Key* src, std::int64_t n, Key mask, Key low, Key high,     \
-                              std::uint8_t* bits, Key* inside, Key* positions) {               \
-    return BracketOf<Key>(src, n, mask, low, high, bits, inside, positions);                   \
-  }                                                                                            \
-  Key Largest_##name(const Key* src, std::int64_t n, Key mask) {                               \
-    return LargestOf<Key>(src, n, mask);                                                       \
-  }                                                                                            \
-  void Above_##name(const Key* src, std::int64_t n, Key mask, Key threshold,                   \
-                    std::uint8_t* bits) {                                                      \
-    AboveOf<Key>(src, n, mask, threshold, bits);                                               \
+#define MOPTCORE_SELECT(name, Key)                                                                 \
+  Bracket<Key> Bracket_##name(const Key* src, std::int64_t n, Key mask, Key low, Key high,         \
+                              std::uint8_t* bits, Key* inside, Key* positions) {                   \
+    return BracketOf<Key>(src, n, mask, low, high, bits, inside, positions);                       \
+  }                                                                                                \
+  Key Largest_##name(const Key* src, std::int64_t n, Key mask) {                                   \
+    return LargestOf<Key>(src, n, mask);                                                           \
+  }                                                                                                \
+  void Above_##name(const Key* src, std::int64_t n, Key mask, Key threshold, std::uint8_t* bits) { \
+    AboveOf<Key>(src, n, mask, threshold, bits);                                                   \
   }
 MOPTCORE_SELECT(s16, std::int16_t)
 MOPTCORE_SELECT(s32, std::int32_t)
@@ -142,21 +141,20 @@ HWY_AFTER_NAMESPACE();
 #if HWY_ONCE
 namespace moptcore::inline v0::kernels {
 
-#define MOPTCORE_SELECT(name, Key)                                                             \
-  HWY_EXPORT(Bracket_##name);                                                                  \
-  HWY_EXPORT(Largest_##name);                                                                  \
-  HWY_EXPORT(Above_##name);                                                                    \
-  Bracket<Key> bracket_##name(const Key* src, std::int64_t n, Key mask, Key low, Key high,     \
-                              std::uint8_t* bits, Key* inside, Key* positions) noexcept {      \
-    return HWY_DYNAMIC_DISPATCH(Bracket_##name)(src, n, mask, low, high, bits, inside,         \
-                                                positions);                                    \
-  }                                                                                            \
-  Key largest_##name(const Key* src, std::int64_t n, Key mask) noexcept {                      \
-    return HWY_DYNAMIC_DISPATCH(Largest_##name)(src, n, mask);                                 \
-  }                                                                                            \
-  void above_##name(const Key* src, std::int64_t n, Key mask, Key threshold,                   \
-                    std::uint8_t* bits) noexcept {                                             \
-    HWY_DYNAMIC_DISPATCH(Above_##name)(src, n, mask, threshold, bits);                         \
+#define MOPTCORE_SELECT(name, Key)                                                                 \
+  HWY_EXPORT(Bracket_##name);                                                                      \
+  HWY_EXPORT(Largest_##name);                                                                      \
+  HWY_EXPORT(Above_##name);                                                                        \
+  Bracket<Key> bracket_##name(const Key* src, std::int64_t n, Key mask, Key low, Key high,         \
+                              std::uint8_t* bits, Key* inside, Key* positions) noexcept {          \
+    return HWY_DYNAMIC_DISPATCH(Bracket_##name)(src, n, mask, low, high, bits, inside, positions); \
+  }                                                                                                \
+  Key largest_##name(const Key* src, std::int64_t n, Key mask) noexcept {                          \
+    return HWY_DYNAMIC_DISPATCH(Largest_##name)(src, n, mask);                                     \
+  }                                                                                                \
+  void above_##name(const Key* src, std::int64_t n, Key mask, Key threshold,                       \
+                    std::uint8_t* bits) noexcept {                                                 \
+    HWY_DYNAMIC_DISPATCH(Above_##name)(src, n, mask, threshold, bits);                             \
   }
 MOPTCORE_SELECT(s16, std::int16_t)
 MOPTCORE_SELECT(s32, std::int32_t)

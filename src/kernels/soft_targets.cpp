@@ -3,8 +3,8 @@
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "kernels/soft_targets.cpp"
-#include <hwy/foreach_target.h>
 #include <hwy/cache_control.h>
+#include <hwy/foreach_target.h>
 #include <hwy/highway.h>
 
 #include "kernels/exp-inl.h"
@@ -317,9 +317,8 @@ class Row {
       for (std::int64_t i = j; i < row_.classes; ++i) row_.grad[i] = buffer[3][i - j];
     }
     if constexpr (kHard != Hard::none) {
-      row_.grad[row_.label] =
-          static_cast<T>(static_cast<double>(row_.grad[row_.label]) -
-                         row_.hard_grad * (1.0 - row_.smoothing));
+      row_.grad[row_.label] = static_cast<T>(static_cast<double>(row_.grad[row_.label]) -
+                                             row_.hard_grad * (1.0 - row_.smoothing));
     }
   }
 

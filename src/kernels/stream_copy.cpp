@@ -44,9 +44,7 @@ void stream_copy(const void* src, std::int64_t bytes, void* dst) noexcept {
   std::memcpy(to + head + body, from + head + body, static_cast<std::size_t>(bytes - head - body));
 }
 
-void stream_fence() noexcept {
-  hwy::FlushStream();
-}
+void stream_fence() noexcept { hwy::FlushStream(); }
 
 }  // namespace moptcore::inline v0::kernels
 #endif  // HWY_ONCE

@@ -77,29 +77,32 @@ template <class T>
 void load_as(const AnyView& src, std::int64_t first, std::int64_t n, T* dst) noexcept {
   visit(src.dtype(), [&]<class From>() {
     const auto* data = static_cast<const From*>(src.data());
-    for_each_run(src, first, n, [&](std::int64_t offset, std::int64_t stride, std::int64_t done,
-                                    std::int64_t count) {
-      const From* from = data + offset;
-      T* to = dst + done;
-      if (stride == 1) {
-        for (std::int64_t i = 0; i < count; ++i) to[i] = convert<T>(from[i]);
-      } else {
-        for (std::int64_t i = 0; i < count; ++i) to[i] = convert<T>(from[i * stride]);
-      }
-    });
+    for_each_run(
+        src, first, n,
+        [&](std::int64_t offset, std::int64_t stride, std::int64_t done, std::int64_t count) {
+          const From* from = data + offset;
+          T* to = dst + done;
+          if (stride == 1) {
+            for (std::int64_t i = 0; i < count; ++i) to[i] = convert<T>(from[i]);
+          } else {
+            for (std::int64_t i = 0; i < count; ++i) to[i] = convert<T>(from[i * stride]);
+          }
+        });
   });
 }
 
 template <class T>
-void store_from(const T* src, std::int64_t first, std::int64_t n, const MutableAnyView& dst) noexcept {
+void store_from(const T* src, std::int64_t first, std::int64_t n,
+                const MutableAnyView& dst) noexcept {
   visit(dst.dtype(), [&]<class To>() {
     auto* data = static_cast<To*>(dst.data());
-    for_each_run(dst, first, n, [&](std::int64_t offset, std::int64_t stride, std::int64_t done,
-                                    std::int64_t count) {
-      To* to = data + offset;
-      const T* from = src + done;
-      for (std::int64_t i = 0; i < count; ++i) to[i * stride] = convert<To>(from[i]);
-    });
+    for_each_run(
+        dst, first, n,
+        [&](std::int64_t offset, std::int64_t stride, std::int64_t done, std::int64_t count) {
+          To* to = data + offset;
+          const T* from = src + done;
+          for (std::int64_t i = 0; i < count; ++i) to[i * stride] = convert<To>(from[i]);
+        });
   });
 }
 
@@ -123,41 +126,46 @@ void load(const AnyView& src, std::int64_t first, std::int64_t n, double* dst) n
   load_as(src, first, n, dst);
 }
 
-void store(const float* src, std::int64_t first, std::int64_t n, const MutableAnyView& dst) noexcept {
+void store(const float* src, std::int64_t first, std::int64_t n,
+           const MutableAnyView& dst) noexcept {
   store_from(src, first, n, dst);
 }
 
-void store(const double* src, std::int64_t first, std::int64_t n, const MutableAnyView& dst) noexcept {
+void store(const double* src, std::int64_t first, std::int64_t n,
+           const MutableAnyView& dst) noexcept {
   store_from(src, first, n, dst);
 }
 
 void gather(const AnyView& src, std::int64_t first, std::int64_t n, void* dst) noexcept {
   visit_width(src.dtype(), [&]<class Word>() {
     const auto* data = static_cast<const Word*>(src.data());
-    for_each_run(src, first, n, [&](std::int64_t offset, std::int64_t stride, std::int64_t done,
-                                    std::int64_t count) {
-      Word* to = static_cast<Word*>(dst) + done;
-      if (stride == 1) {
-        std::memcpy(to, data + offset, static_cast<std::size_t>(count) * sizeof(Word));
-      } else {
-        for (std::int64_t i = 0; i < count; ++i) to[i] = data[offset + i * stride];
-      }
-    });
+    for_each_run(
+        src, first, n,
+        [&](std::int64_t offset, std::int64_t stride, std::int64_t done, std::int64_t count) {
+          Word* to = static_cast<Word*>(dst) + done;
+          if (stride == 1) {
+            std::memcpy(to, data + offset, static_cast<std::size_t>(count) * sizeof(Word));
+          } else {
+            for (std::int64_t i = 0; i < count; ++i) to[i] = data[offset + i * stride];
+          }
+        });
   });
 }
 
-void scatter(const void* src, std::int64_t first, std::int64_t n, const MutableAnyView& dst) noexcept {
+void scatter(const void* src, std::int64_t first, std::int64_t n,
+             const MutableAnyView& dst) noexcept {
   visit_width(dst.dtype(), [&]<class Word>() {
     auto* data = static_cast<Word*>(dst.data());
-    for_each_run(dst, first, n, [&](std::int64_t offset, std::int64_t stride, std::int64_t done,
-                                    std::int64_t count) {
-      const Word* from = static_cast<const Word*>(src) + done;
-      if (stride == 1) {
-        std::memcpy(data + offset, from, static_cast<std::size_t>(count) * sizeof(Word));
-      } else {
-        for (std::int64_t i = 0; i < count; ++i) data[offset + i * stride] = from[i];
-      }
-    });
+    for_each_run(
+        dst, first, n,
+        [&](std::int64_t offset, std::int64_t stride, std::int64_t done, std::int64_t count) {
+          const Word* from = static_cast<const Word*>(src) + done;
+          if (stride == 1) {
+            std::memcpy(data + offset, from, static_cast<std::size_t>(count) * sizeof(Word));
+          } else {
+            for (std::int64_t i = 0; i < count; ++i) data[offset + i * stride] = from[i];
+          }
+        });
   });
 }
 

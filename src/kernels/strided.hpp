@@ -13,19 +13,22 @@ void load(const AnyView& src, std::int64_t first, std::int64_t n, float* dst) no
 void load(const AnyView& src, std::int64_t first, std::int64_t n, double* dst) noexcept;
 
 /// Copies `n` values into elements [first, first + n) of `dst` (a floating dtype), rounded.
-void store(const float* src, std::int64_t first, std::int64_t n, const MutableAnyView& dst) noexcept;
+void store(const float* src, std::int64_t first, std::int64_t n,
+           const MutableAnyView& dst) noexcept;
 void store(const double* src, std::int64_t first, std::int64_t n,
            const MutableAnyView& dst) noexcept;
 
 /// Copies elements [first, first + n) of the raw bytes of a strided tensor whose elements have
 /// 1, 2, 4 or 8 bytes, unconverted, to or from a contiguous array.
 void gather(const AnyView& src, std::int64_t first, std::int64_t n, void* dst) noexcept;
-void scatter(const void* src, std::int64_t first, std::int64_t n, const MutableAnyView& dst) noexcept;
+void scatter(const void* src, std::int64_t first, std::int64_t n,
+             const MutableAnyView& dst) noexcept;
 
 /// The elements themselves where they already are contiguous values of type T, else `scratch`,
 /// filled. `scratch` has room for n values.
 template <class T>
-[[nodiscard]] const T* block(const AnyView& src, std::int64_t first, std::int64_t n, T* scratch) noexcept {
+[[nodiscard]] const T* block(const AnyView& src, std::int64_t first, std::int64_t n,
+                             T* scratch) noexcept {
   if (src.dtype() == dtype_of<T>() && src.is_contiguous()) {
     return static_cast<const T*>(src.data()) + first;
   }
@@ -35,8 +38,10 @@ template <class T>
 
 /// Where a kernel may write values of type T: into `dst` itself, or into `scratch` for `store`.
 template <class T>
-[[nodiscard]] T* writable_block(const MutableAnyView& dst, std::int64_t first, T* scratch) noexcept {
-  if (dst.dtype() == dtype_of<T>() && dst.is_contiguous()) return static_cast<T*>(dst.data()) + first;
+[[nodiscard]] T* writable_block(const MutableAnyView& dst, std::int64_t first,
+                                T* scratch) noexcept {
+  if (dst.dtype() == dtype_of<T>() && dst.is_contiguous())
+    return static_cast<T*>(dst.data()) + first;
   return scratch;
 }
 

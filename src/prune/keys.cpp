@@ -131,9 +131,9 @@ std::int64_t find_nan(const AnyView& view) noexcept {
 }
 
 void refuse_nan(const AnyView& view, const char* where, const std::string& argument) {
-  throw NonFiniteError(error_text(
-      where, argument + " must not contain NaN unless nonfinite is prune_first or keep",
-      "NaN at flat index " + std::to_string(find_nan(view))));
+  throw NonFiniteError(
+      error_text(where, argument + " must not contain NaN unless nonfinite is prune_first or keep",
+                 "NaN at flat index " + std::to_string(find_nan(view))));
 }
 
 }  // namespace moptcore::inline v0::prune

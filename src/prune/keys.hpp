@@ -35,8 +35,8 @@ class Keys {
         order_(order),
         nonfinite_(nonfinite),
         mixed_(mixed && view.dtype() != DType::float64) {
-    direct_ = order == Order::magnitude && nonfinite == NonFinite::error &&
-              view.is_contiguous() && bit_width(view.dtype()) == 8 * sizeof(Key);
+    direct_ = order == Order::magnitude && nonfinite == NonFinite::error && view.is_contiguous() &&
+              bit_width(view.dtype()) == 8 * sizeof(Key);
   }
 
   Keys(std::int64_t size, std::uint64_t seed)

@@ -80,8 +80,7 @@ void prune_ranked(std::span<const AnyView> ranked, Order order, NonFinite nonfin
 }
 
 void prune_tensors(std::span<const AnyView> ranked, Order order, NonFinite nonfinite, Rule rule,
-                   std::span<const MutableAnyView> masks, const char* where,
-                   const char* argument) {
+                   std::span<const MutableAnyView> masks, const char* where, const char* argument) {
   if (ranked.empty()) return;
   const DType first = ranked.front().dtype();
   const bool mixed =
@@ -137,8 +136,8 @@ void magnitude_mask(const AnyView& weights, double sparsity, const MutableAnyVie
   constexpr auto where = "prune.magnitude_mask";
   check_floating(weights, where, "weights");
   if (options.compat == Compat::torch) {
-    check(sparsity >= 0.0 && sparsity <= 1.0, where,
-          "sparsity must be in [0, 1] with compat torch", sparsity);
+    check(sparsity >= 0.0 && sparsity <= 1.0, where, "sparsity must be in [0, 1] with compat torch",
+          sparsity);
   } else {
     check(is_sparsity(sparsity), where, "sparsity must be in [0, 1)", sparsity);
   }
@@ -156,7 +155,8 @@ void global_mask(std::span<const AnyView> weights, double sparsity,
                  std::span<const MutableAnyView> masks, const GlobalOptions& options) {
   constexpr auto where = "prune.global_mask";
   check(is_sparsity(sparsity), where, "sparsity must be in [0, 1)", sparsity);
-  const std::string as_many = " must be as many as weights (" + std::to_string(weights.size()) + ")";
+  const std::string as_many =
+      " must be as many as weights (" + std::to_string(weights.size()) + ")";
   check(masks.size() == weights.size(), where, "masks" + as_many, masks.size());
   const bool scored = !options.scores.empty();
   check(!scored || options.scores.size() == weights.size(), where, "scores" + as_many,
@@ -226,8 +226,7 @@ void apply_mask(const AnyView& weights, const AnyView& mask, const MutableAnyVie
 
 void pack_mask(const AnyView& mask, const MutableAnyView& packed) {
   constexpr auto where = "prune.pack_mask";
-  check<DTypeError>(mask.dtype() == DType::boolean, where, "mask must be bool",
-                    name(mask.dtype()));
+  check<DTypeError>(mask.dtype() == DType::boolean, where, "mask must be bool", name(mask.dtype()));
   check<DTypeError>(packed.dtype() == DType::uint8, where, "packed must be uint8",
                     name(packed.dtype()));
   check_mask(packed, mask.shape(), where, "packed");
@@ -243,8 +242,7 @@ void pack_mask(const AnyView& mask, const MutableAnyView& packed) {
 
 void unpack_mask(const AnyView& packed, const MutableAnyView& mask) {
   constexpr auto where = "prune.unpack_mask";
-  check<DTypeError>(mask.dtype() == DType::boolean, where, "mask must be bool",
-                    name(mask.dtype()));
+  check<DTypeError>(mask.dtype() == DType::boolean, where, "mask must be bool", name(mask.dtype()));
   check<DTypeError>(packed.dtype() == DType::uint8, where, "packed must be uint8",
                     name(packed.dtype()));
   check_mask(packed, mask.shape(), where, "packed");
@@ -264,28 +262,28 @@ std::int64_t count_zeros(const AnyView& tensor) {
       static_cast<std::size_t>(block_count(tensor.size(), kMaskGrain)));
   visit_words(tensor.dtype(), [&]<class Word>() {
     // Without its sign, -0 is all zeros as well.
-    const Word mask = static_cast<Word>(is_floating(tensor.dtype()) ? Word(~Word{0}) >> 1
-                                                                    : Word(~Word{0}));
+    const Word mask =
+        static_cast<Word>(is_floating(tensor.dtype()) ? Word(~Word{0}) >> 1 : Word(~Word{0}));
     parallel_blocks(tensor.size(), kMaskGrain,
                     [&](std::int64_t block, std::int64_t begin, std::int64_t end) {
-      std::array<Word, kChunk> words;
-      std::int64_t count = 0;
-      for (std::int64_t first = begin; first < end; first += kChunk) {
-        const std::int64_t n = std::min(kChunk, end - first);
-        const Word* src = words.data();
-        if (tensor.is_contiguous()) src = static_cast<const Word*>(tensor.data()) + first;
-        else kernels::gather(tensor, first, n, words.data());
-        count += zeros_of(src, n, mask);
-      }
-      counts[static_cast<std::size_t>(block)] = count;
-    });
+                      std::array<Word, kChunk> words;
+                      std::int64_t count = 0;
+                      for (std::int64_t first = begin; first < end; first += kChunk) {
+                        const std::int64_t n = std::min(kChunk, end - first);
+                        const Word* src = words.data();
+                        if (tensor.is_contiguous())
+                          src = static_cast<const Word*>(tensor.data()) + first;
+                        else kernels::gather(tensor, first, n, words.data());
+                        count += zeros_of(src, n, mask);
+                      }
+                      counts[static_cast<std::size_t>(block)] = count;
+                    });
   });
   return std::accumulate(counts.begin(), counts.end(), std::int64_t{0});
 }
 
 double sparsity(const AnyView& tensor) {
-  check(!tensor.empty(), "prune.sparsity", "tensor must have at least one element",
-        tensor.shape());
+  check(!tensor.empty(), "prune.sparsity", "tensor must have at least one element", tensor.shape());
   return static_cast<double>(count_zeros(tensor)) / static_cast<double>(tensor.size());
 }
 

@@ -21,8 +21,8 @@ void store_bits(const std::uint8_t* bits, std::int64_t first, std::int64_t n,
                 const MutableAnyView& mask) noexcept;
 
 /// The bits of elements [first, first + n), n <= 4096: a pointer into a packed mask or `scratch`.
-[[nodiscard]] const std::uint8_t* load_bits(const AnyView& mask, std::int64_t first,
-                                            std::int64_t n, std::uint8_t* scratch) noexcept;
+[[nodiscard]] const std::uint8_t* load_bits(const AnyView& mask, std::int64_t first, std::int64_t n,
+                                            std::uint8_t* scratch) noexcept;
 
 /// A mask of one byte per element in memory of its own, for patterns that do not come in
 /// row-major order. Nothing reaches the caller's mask before commit().

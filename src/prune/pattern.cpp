@@ -27,8 +27,7 @@ constexpr std::int64_t kChunk = kernels::kScratch;
 
 void check_weights(const AnyView& weights, const char* where) {
   check<DTypeError>(is_floating(weights.dtype()), where,
-                    "weights must be float64, float32, float16 or bfloat16",
-                    name(weights.dtype()));
+                    "weights must be float64, float32, float16 or bfloat16", name(weights.dtype()));
 }
 
 void check_scores(const AnyView& scores, const Shape& shape, const char* where) {
@@ -91,9 +90,7 @@ class Power {
   }
 
  private:
-  [[nodiscard]] bool simple() const noexcept {
-    return ord_ == 1.0 || ord_ == 2.0 || is_max();
-  }
+  [[nodiscard]] bool simple() const noexcept { return ord_ == 1.0 || ord_ == 2.0 || is_max(); }
 
   double ord_;
   double scale_;
@@ -101,8 +98,7 @@ class Power {
 
 // One number for each slice along the axis. Long slices are summed in chunks of 4096 elements,
 // short ones element by element, both in row-major order, chunks and rows one after the other.
-std::vector<double> reduce_slices(const AnyView& view, const AxisSplit& split,
-                                  const Power& power) {
+std::vector<double> reduce_slices(const AnyView& view, const AxisSplit& split, const Power& power) {
   std::vector<double> result(static_cast<std::size_t>(split.extent), 0.0);
   const auto [outer, extent, inner] = split;
   if (view.empty()) return result;
@@ -159,8 +155,8 @@ double largest_magnitude(const AnyView& view) {
   std::vector<double> parts(static_cast<std::size_t>(block_count(view.size(), kChunk)));
   parallel_blocks(view.size(), kChunk,
                   [&](std::int64_t block, std::int64_t first, std::int64_t last) {
-    parts[static_cast<std::size_t>(block)] = power.chunk(view, first, last - first);
-  });
+                    parts[static_cast<std::size_t>(block)] = power.chunk(view, first, last - first);
+                  });
   return std::accumulate(parts.begin(), parts.end(), 0.0,
                          [&power](double a, double b) { return power.join(a, b); });
 }
@@ -215,12 +211,12 @@ struct Tiling {
     const std::int64_t size = std::max<std::int64_t>(1, row_step * cols);
     parallel_for(batch * bands, std::max<std::int64_t>(1, kMaskGrain / size),
                  [&](std::int64_t begin, std::int64_t end) {
-      for (std::int64_t band = begin; band < end; ++band) {
-        const std::int64_t top = band / bands * rows;
-        const std::int64_t first = top + band % bands * row_step;
-        f(band, first, std::min(first + row_step, top + rows));
-      }
-    });
+                   for (std::int64_t band = begin; band < end; ++band) {
+                     const std::int64_t top = band / bands * rows;
+                     const std::int64_t first = top + band % bands * row_step;
+                     f(band, first, std::min(first + row_step, top + rows));
+                   }
+                 });
   }
 };
 
@@ -228,8 +224,8 @@ std::vector<double> pool_blocks(const AnyView& ranked, const Tiling& tiling, Poo
                                 bool magnitudes) {
   const bool is_max = pooling == Pooling::max;
   const double none = is_max ? -std::numeric_limits<double>::infinity() : 0.0;
-  std::vector<double> pooled(
-      static_cast<std::size_t>(tiling.batch * tiling.bands * tiling.across), none);
+  std::vector<double> pooled(static_cast<std::size_t>(tiling.batch * tiling.bands * tiling.across),
+                             none);
   tiling.for_each_band([&](std::int64_t band, std::int64_t first, std::int64_t last) {
     double* sums = pooled.data() + band * tiling.across;
     const kernels::FloatMode float_mode;
@@ -255,8 +251,7 @@ std::vector<double> pool_blocks(const AnyView& ranked, const Tiling& tiling, Poo
     }
     if (is_max) return;
     for (std::int64_t block = 0; block < tiling.across; ++block) {
-      const std::int64_t width =
-          std::min(tiling.col_step, tiling.cols - block * tiling.col_step);
+      const std::int64_t width = std::min(tiling.col_step, tiling.cols - block * tiling.col_step);
       sums[block] /= static_cast<double>((last - first) * width);
     }
   });
@@ -392,21 +387,21 @@ bool mask_fours(const Keys<Key>& keys, int n, std::uint8_t* bits) {
   std::vector<std::uint8_t> nan(static_cast<std::size_t>(block_count(keys.size(), kMaskGrain)));
   parallel_blocks(keys.size(), kMaskGrain,
                   [&](std::int64_t block, std::int64_t begin, std::int64_t end) {
-    std::array<Key, kChunk> scratch;
-    std::array<std::int32_t, kChunk> wide;
-    for (std::int64_t first = begin; first < end; first += kChunk) {
-      const std::int64_t count = std::min(kChunk, end - first);
-      const Key* src = keys.read(first, count, scratch.data());
-      std::int32_t largest = 0;
-      if constexpr (sizeof(Key) == 4) {
-        largest = kernels::nm4_s32(src, count, keys.mask(), n, bits + first / 8);
-      } else {
-        for (std::int64_t i = 0; i < count; ++i) wide[i] = src[i] & keys.mask();
-        largest = kernels::nm4_s32(wide.data(), count, -1, n, bits + first / 8);
-      }
-      if (largest > keys.limit()) nan[static_cast<std::size_t>(block)] = 1;
-    }
-  });
+                    std::array<Key, kChunk> scratch;
+                    std::array<std::int32_t, kChunk> wide;
+                    for (std::int64_t first = begin; first < end; first += kChunk) {
+                      const std::int64_t count = std::min(kChunk, end - first);
+                      const Key* src = keys.read(first, count, scratch.data());
+                      std::int32_t largest = 0;
+                      if constexpr (sizeof(Key) == 4) {
+                        largest = kernels::nm4_s32(src, count, keys.mask(), n, bits + first / 8);
+                      } else {
+                        for (std::int64_t i = 0; i < count; ++i) wide[i] = src[i] & keys.mask();
+                        largest = kernels::nm4_s32(wide.data(), count, -1, n, bits + first / 8);
+                      }
+                      if (largest > keys.limit()) nan[static_cast<std::size_t>(block)] = 1;
+                    }
+                  });
   return std::ranges::find(nan, 1) != nan.end();
 }
 
@@ -423,9 +418,8 @@ void structured_mask(const AnyView& weights, double sparsity, const MutableAnyVi
   const AxisSplit split(weights.shape(), axis);
   const Shape units{split.extent};
   const Shape packed{packed_size(split.extent)};
-  const bool expand =
-      options.expand.value_or(!(mask.dtype() == DType::uint8 ? mask.shape() == packed
-                                                             : mask.shape() == units));
+  const bool expand = options.expand.value_or(
+      !(mask.dtype() == DType::uint8 ? mask.shape() == packed : mask.shape() == units));
   check_mask(mask, expand ? weights.shape() : units, where, "mask");
   check_no_partial_overlap(weights, mask, where, "mask");
   std::vector<std::uint8_t> kept;
@@ -479,9 +473,8 @@ void block_mask(const AnyView& weights, double sparsity, const MutableAnyView& m
   if (weights.empty()) return;
   const std::vector<double> pooled =
       pool_blocks(ranked, tiling, options.pooling, !options.scores.has_value());
-  const std::vector<std::uint8_t> kept =
-      keep_units(pooled, sparsity, options.nonfinite, ranked, where,
-                 options.scores ? "scores" : "weights");
+  const std::vector<std::uint8_t> kept = keep_units(pooled, sparsity, options.nonfinite, ranked,
+                                                    where, options.scores ? "scores" : "weights");
   ByteMask bytes(weights.size());
   tiling.for_each_band([&](std::int64_t band, std::int64_t first, std::int64_t last) {
     const std::uint8_t* units = kept.data() + band * tiling.across;

@@ -129,8 +129,8 @@ void Selection<Key>::bracket(std::int64_t position) {
   const kernels::FloatMode float_mode;
   const double root = std::cbrt(static_cast<double>(size_));
   // A larger sample costs more itself and leaves fewer keys inside; this balances the two.
-  const auto wanted = std::clamp(static_cast<std::int64_t>(root * root),
-                                 std::int64_t{2048}, std::int64_t{65536});
+  const auto wanted =
+      std::clamp(static_cast<std::int64_t>(root * root), std::int64_t{2048}, std::int64_t{65536});
   // One element from each stretch of equal length, at a place that no pattern in the data meets.
   const std::int64_t stretch = std::min(size_ / wanted, std::int64_t{1} << 31);
   const Philox philox(0x6d6f7074636f7265u);
@@ -185,8 +185,8 @@ void Selection<Key>::read_block(Block& block) const {
   for (std::int64_t at = 0; at < block.size; at += kChunk) {
     const std::int64_t n = std::min(kChunk, block.size - at);
     const Key* src = tensor.read(block.first + at, n, scratch.data());
-    const auto counts = bracket_of(src, n, mask, low_, high_, block.bits + at / 8, inside.data(),
-                                   positions.data());
+    const auto counts =
+        bracket_of(src, n, mask, low_, high_, block.bits + at / 8, inside.data(), positions.data());
     block.below += counts.below;
     block.at_low += counts.at_low;
     block.nan = block.nan || counts.largest > limit;
@@ -305,7 +305,8 @@ void Selection<Key>::resolve(Block& block) const {
     for (std::size_t i = 0; i < block.inside.size(); ++i) {
       // Half of these keys stay, in no order that a branch could follow; ties are rare.
       bool stays = block.inside[i] > found_;
-      if (block.inside[i] == found_) [[unlikely]] stays = kept-- > 0;
+      if (block.inside[i] == found_) [[unlikely]]
+        stays = kept-- > 0;
       const unsigned at = block.positions[i];
       block.bits[at / 8] =
           static_cast<std::uint8_t>(block.bits[at / 8] | (unsigned{stays} << (at % 8)));

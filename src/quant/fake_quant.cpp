@@ -103,12 +103,9 @@ void fake_quantize_backward(const AnyView& grad, std::span<const std::uint8_t> b
   check_bits(bits, grad, where);
   check_bits(bits, dst, where);
   switch (bit_width(grad.dtype())) {
-    case 16:
-      return keep_where<std::uint16_t>(grad, bits.data(), dst, kernels::keep_where_u16);
-    case 32:
-      return keep_where<std::uint32_t>(grad, bits.data(), dst, kernels::keep_where_u32);
-    default:
-      return keep_where<std::uint64_t>(grad, bits.data(), dst, kernels::keep_where_u64);
+    case 16: return keep_where<std::uint16_t>(grad, bits.data(), dst, kernels::keep_where_u16);
+    case 32: return keep_where<std::uint32_t>(grad, bits.data(), dst, kernels::keep_where_u32);
+    default: return keep_where<std::uint64_t>(grad, bits.data(), dst, kernels::keep_where_u64);
   }
 }
 

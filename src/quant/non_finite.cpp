@@ -13,12 +13,8 @@ namespace {
 
 constexpr std::int64_t kGrain = std::int64_t{1} << 18;
 
-bool has_nan(const float* src, std::int64_t n) noexcept {
-  return kernels::has_nan_f32(src, n);
-}
-bool has_nan(const double* src, std::int64_t n) noexcept {
-  return kernels::has_nan_f64(src, n);
-}
+bool has_nan(const float* src, std::int64_t n) noexcept { return kernels::has_nan_f32(src, n); }
+bool has_nan(const double* src, std::int64_t n) noexcept { return kernels::has_nan_f64(src, n); }
 
 template <class T>
 bool any_nan(const AnyView& x) {

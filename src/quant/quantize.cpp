@@ -27,14 +27,10 @@ constexpr DType unpacked(DType dtype) noexcept {
 
 constexpr Integer integer_of(DType dtype) noexcept {
   switch (unpacked(dtype)) {
-    case DType::uint8:
-      return Integer::uint8;
-    case DType::int16:
-      return Integer::int16;
-    case DType::uint16:
-      return Integer::uint16;
-    default:
-      return Integer::int8;
+    case DType::uint8: return Integer::uint8;
+    case DType::int16: return Integer::int16;
+    case DType::uint16: return Integer::uint16;
+    default: return Integer::int8;
   }
 }
 

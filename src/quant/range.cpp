@@ -129,9 +129,7 @@ Ranges ranges_of(const AnyView& x, std::optional<int> axis) {
   return axis ? axis_ranges<T>(x, *axis) : whole_range<T>(x);
 }
 
-constexpr bool is_seen(float min, float max) noexcept {
-  return min <= max;
-}
+constexpr bool is_seen(float min, float max) noexcept { return min <= max; }
 
 }  // namespace
 
@@ -266,9 +264,7 @@ void RangeObserver::widen(const RangeObserver& other) {
 MinMaxObserver::MinMaxObserver(std::optional<std::int64_t> axis)
     : RangeObserver(axis, std::nullopt) {}
 
-void MinMaxObserver::merge(const MinMaxObserver& other) {
-  widen(other);
-}
+void MinMaxObserver::merge(const MinMaxObserver& other) { widen(other); }
 
 MovingAverageObserver::MovingAverageObserver(double momentum, std::optional<std::int64_t> axis)
     : RangeObserver(axis, momentum) {

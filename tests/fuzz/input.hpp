@@ -44,8 +44,8 @@ struct Tensor {
   }
 
   [[nodiscard]] bool same_bits(const Tensor& other) const {
-    return bytes == other.bytes && std::memcmp(memory.get(), other.memory.get(),
-                                               static_cast<std::size_t>(bytes)) == 0;
+    return bytes == other.bytes &&
+           std::memcmp(memory.get(), other.memory.get(), static_cast<std::size_t>(bytes)) == 0;
   }
 
   /// The same elements without gaps.

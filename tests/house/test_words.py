@@ -68,6 +68,12 @@ def test_text_is_ascii_and_ends_with_a_newline(path: Path) -> None:
     assert b"\t" not in raw or path.name == "Makefile" or path.suffix == ".ipynb"
 
 
+@pytest.mark.parametrize("source", SOURCES, ids=str)
+def test_a_line_fits_into_100_columns(source: Path) -> None:
+    long = [n for n, line in enumerate(text(source).splitlines(), 1) if len(line) > 100]
+    assert not long, f"lines {long}"
+
+
 @pytest.mark.parametrize("path", TEXTS, ids=str)
 def test_nothing_is_left_to_do_and_no_machine_is_named(path: Path) -> None:
     if path == Path(__file__).relative_to(ROOT) or path.name == "CONTRIBUTING.md":

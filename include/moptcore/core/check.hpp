@@ -58,13 +58,15 @@ template <class Got>
 /// Throws E("[where] rule, got value") unless `ok`. The text is made only on failure.
 template <class E = Error, class Got>
 constexpr void check(bool ok, std::string_view where, std::string_view rule, const Got& got) {
-  if (!ok) [[unlikely]] throw E(error_text(where, rule, got));
+  if (!ok) [[unlikely]]
+    throw E(error_text(where, rule, got));
 }
 
 /// Throws E("[where] rule") unless `ok`, where there is no single value to show.
 template <class E = Error>
 constexpr void check(bool ok, std::string_view where, std::string_view rule) {
-  if (!ok) [[unlikely]] throw E('[' + std::string(where) + "] " + std::string(rule));
+  if (!ok) [[unlikely]]
+    throw E('[' + std::string(where) + "] " + std::string(rule));
 }
 
 }  // namespace moptcore::inline v0

@@ -49,9 +49,7 @@ inline constexpr int kDTypeCount = 15;
 
 [[nodiscard]] constexpr bool is_packed(DType dtype) noexcept { return bit_width(dtype) < 8; }
 
-[[nodiscard]] constexpr bool is_floating(DType dtype) noexcept {
-  return dtype <= DType::bfloat16;
-}
+[[nodiscard]] constexpr bool is_floating(DType dtype) noexcept { return dtype <= DType::bfloat16; }
 
 /// Bytes that `count` consecutive elements occupy; the last byte of int4 may be half used.
 [[nodiscard]] constexpr std::int64_t byte_count(DType dtype, std::int64_t count) noexcept {
@@ -91,7 +89,8 @@ struct float16 {
     if (magnitude < 0x38800000u) {
       // Adding 0.5 aligns the last bit of the sum with 2^-24, the denormal step of binary16.
       const float shifted = std::bit_cast<float>(magnitude) + 0.5f;
-      return static_cast<std::uint16_t>(sign | (std::bit_cast<std::uint32_t>(shifted) - 0x3f000000u));
+      return static_cast<std::uint16_t>(sign |
+                                        (std::bit_cast<std::uint32_t>(shifted) - 0x3f000000u));
     }
     const std::uint32_t odd = (magnitude >> 13) & 1u;
     return static_cast<std::uint16_t>(sign | ((magnitude - 0x38000000u + 0xfffu + odd) >> 13));
@@ -121,11 +120,10 @@ struct bfloat16 {
 static_assert(sizeof(float16) == 2 && sizeof(bfloat16) == 2);
 
 template <class T>
-concept Element =
-    std::same_as<T, double> || std::same_as<T, float> || std::same_as<T, float16> ||
-    std::same_as<T, bfloat16> || std::same_as<T, bool> ||
-    (std::integral<T> && !std::same_as<T, wchar_t> && !std::same_as<T, char16_t> &&
-     !std::same_as<T, char32_t> && !std::same_as<T, char8_t> && sizeof(T) <= 8);
+concept Element = std::same_as<T, double> || std::same_as<T, float> || std::same_as<T, float16> ||
+                  std::same_as<T, bfloat16> || std::same_as<T, bool> ||
+                  (std::integral<T> && !std::same_as<T, wchar_t> && !std::same_as<T, char16_t> &&
+                   !std::same_as<T, char32_t> && !std::same_as<T, char8_t> && sizeof(T) <= 8);
 
 template <class T>
 concept FloatingElement = std::same_as<T, double> || std::same_as<T, float> ||

@@ -17,9 +17,9 @@ concept EigenContainer = EigenDense<const C> && std::is_base_of_v<Eigen::EigenBa
 
 /// An array of the extents and storage order of C, with elements of type T.
 template <EigenContainer C, class T>
-using EigenLike = Eigen::Array<T, C::RowsAtCompileTime, C::ColsAtCompileTime,
-                               C::PlainObject::Options, C::MaxRowsAtCompileTime,
-                               C::MaxColsAtCompileTime>;
+using EigenLike =
+    Eigen::Array<T, C::RowsAtCompileTime, C::ColsAtCompileTime, C::PlainObject::Options,
+                 C::MaxRowsAtCompileTime, C::MaxColsAtCompileTime>;
 
 /// One dimension instead of two, for an Eigen vector.
 template <EigenContainer C>

@@ -55,9 +55,8 @@ void parallel_blocks(std::int64_t n, std::int64_t grain, F&& f) {
 /// Calls f(first, last) for each block of `grain` items of [0, n). See parallel_blocks.
 template <class F>
 void parallel_for(std::int64_t n, std::int64_t grain, F&& f) {
-  parallel_blocks(n, grain, [&f](std::int64_t, std::int64_t first, std::int64_t last) {
-    f(first, last);
-  });
+  parallel_blocks(n, grain,
+                  [&f](std::int64_t, std::int64_t first, std::int64_t last) { f(first, last); });
 }
 
 }  // namespace moptcore::inline v0

@@ -38,8 +38,7 @@ class Shape {
              (!std::convertible_to<const R&, std::span<const std::int64_t>>)
   explicit Shape(const R& extents) {
     check<UnsupportedError>(std::ranges::size(extents) <= kMaxRank, "core.Shape",
-                            "a tensor must have at most 16 dimensions",
-                            std::ranges::size(extents));
+                            "a tensor must have at most 16 dimensions", std::ranges::size(extents));
     for (const auto extent : extents) extents_[rank_++] = static_cast<std::int64_t>(extent);
   }
 
@@ -108,8 +107,8 @@ class Shape {
 [[nodiscard]] inline int normalize_axis(std::int64_t axis, int rank, std::string_view where) {
   if (axis < -rank || axis >= rank) [[unlikely]] {
     throw std::out_of_range(error_text(
-        where,
-        "axis must be in [" + std::to_string(-rank) + ", " + std::to_string(rank) + ")", axis));
+        where, "axis must be in [" + std::to_string(-rank) + ", " + std::to_string(rank) + ")",
+        axis));
   }
   return static_cast<int>(axis < 0 ? axis + rank : axis);
 }

@@ -150,9 +150,7 @@ class TensorView : public Layout {
       : Layout(other), data_(other.data()) {}
 
   [[nodiscard]] T* data() const noexcept { return data_; }
-  [[nodiscard]] static constexpr DType dtype() noexcept {
-    return dtype_of<std::remove_cv_t<T>>();
-  }
+  [[nodiscard]] static constexpr DType dtype() noexcept { return dtype_of<std::remove_cv_t<T>>(); }
 
  private:
   T* data_ = nullptr;
@@ -212,10 +210,9 @@ class TensorView<const void> : public detail::ErasedView<const void> {
   template <class C>
     requires detail::Viewable<std::remove_reference_t<C>>
   TensorView(C&& container)  // NOLINT(google-explicit-constructor): views convert
-      : ErasedView(
-            detail::pointer_of(container),
-            dtype_of<std::remove_cv_t<detail::PointerOf<std::remove_reference_t<C>>>>(),
-            detail::layout_of(container)) {}
+      : ErasedView(detail::pointer_of(container),
+                   dtype_of<std::remove_cv_t<detail::PointerOf<std::remove_reference_t<C>>>>(),
+                   detail::layout_of(container)) {}
 };
 
 /// A writable tensor whose dtype is known at run time. Where the primitives put their results.
@@ -265,8 +262,8 @@ using MutableAnyView = TensorView<void>;
 
 /// Throws unless the writable tensor `out` is either exactly `in` (same address, dtype width and
 /// strides) or disjoint from it: half-overlapping results would depend on the order of writing.
-inline void check_no_partial_overlap(const AnyView& in, const AnyView& out,
-                                     std::string_view where, std::string_view out_name) {
+inline void check_no_partial_overlap(const AnyView& in, const AnyView& out, std::string_view where,
+                                     std::string_view out_name) {
   const auto [in_first, in_last] = extent_of(in);
   const auto [out_first, out_last] = extent_of(out);
   if (in_last <= out_first || out_last <= in_first) return;

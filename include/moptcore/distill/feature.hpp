@@ -30,8 +30,7 @@ MOPTCORE_API double feature_loss(const AnyView& student, const AnyView& teacher,
 /// of `adaptor` and a bias where it has one. Takes memory for the teacher's features once, and
 /// for a copy of each input that is strided or has another dtype than the computation.
 MOPTCORE_API double feature_loss(const AnyView& student, const AnyView& teacher,
-                                 const FeatureAdaptor<AnyView>& adaptor,
-                                 const MutableAnyView& grad,
+                                 const FeatureAdaptor<AnyView>& adaptor, const MutableAnyView& grad,
                                  const FeatureAdaptor<MutableAnyView>& adaptor_grad);
 
 }  // namespace moptcore::inline v0::distill

@@ -26,10 +26,10 @@ enum class Reduction : std::uint8_t {
 };
 
 struct SoftTargetOptions {
-  double temperature = 4.0;      ///< > 0 and finite
-  double alpha = 0.7;            ///< weight of the teacher in [0, 1]; the labels have 1 - alpha
-  std::int64_t axis = -1;        ///< the axis of the classes
-  double label_smoothing = 0.0;  ///< eps in [0, 1]
+  double temperature = 4.0;          ///< > 0 and finite
+  double alpha = 0.7;                ///< weight of the teacher in [0, 1]; the labels have 1 - alpha
+  std::int64_t axis = -1;            ///< the axis of the classes
+  double label_smoothing = 0.0;      ///< eps in [0, 1]
   std::int64_t ignore_index = -100;  ///< rows with this label count nowhere
   Reduction reduction = Reduction::batchmean;
 };

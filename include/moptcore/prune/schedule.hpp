@@ -28,8 +28,7 @@ template <class Options>
 constexpr void check_decay(const Options& o, const char* where) {
   check(is_sparsity(o.initial_sparsity), where, "initial_sparsity must be in [0, 1)",
         o.initial_sparsity);
-  check(is_sparsity(o.final_sparsity), where, "final_sparsity must be in [0, 1)",
-        o.final_sparsity);
+  check(is_sparsity(o.final_sparsity), where, "final_sparsity must be in [0, 1)", o.final_sparsity);
   check(o.begin_step >= 0, where, "begin_step must be >= 0", o.begin_step);
   check(o.end_step > o.begin_step, where,
         "end_step must be > begin_step (" + std::to_string(o.begin_step) + ")", o.end_step);
@@ -42,8 +41,8 @@ template <class Options, class Left>
 [[nodiscard]] double decayed(const Options& o, Step step, Left&& left) noexcept {
   if (step <= o.begin_step) return o.initial_sparsity;
   if (step >= o.end_step) return o.final_sparsity;
-  const double t = static_cast<double>(step - o.begin_step) /
-                   static_cast<double>(o.end_step - o.begin_step);
+  const double t =
+      static_cast<double>(step - o.begin_step) / static_cast<double>(o.end_step - o.begin_step);
   return o.final_sparsity + (o.initial_sparsity - o.final_sparsity) * left(t);
 }
 

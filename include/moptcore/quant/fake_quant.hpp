@@ -37,9 +37,7 @@ template <std::floating_point T>
 }
 
 /// Bytes of the packed pass-through mask of n elements.
-[[nodiscard]] constexpr std::int64_t bit_bytes(std::int64_t n) noexcept {
-  return (n + 7) / 8;
-}
+[[nodiscard]] constexpr std::int64_t bit_bytes(std::int64_t n) noexcept { return (n + 7) / 8; }
 
 /// Fake-quantizes `src` into `dst` (same dtype and shape; any floating dtype and strides; may be
 /// `src` itself). `bits` is empty or has bit_bytes(n) bytes: bit i % 8 of byte i / 8 becomes

@@ -48,7 +48,8 @@ def fake_quantize(
         # The dispatcher would cost more than a small tensor's arithmetic.
         in_place = in_place and not x._is_view()
         if x.requires_grad and torch.is_grad_enabled():
-            y = _Eager.apply(x, scale, zero_point, qmin, qmax, axis, in_place)  # type: ignore[no-untyped-call]
+            eager: Any = _Eager  # autograd.Function.apply is not annotated
+            y = eager.apply(x, scale, zero_point, qmin, qmax, axis, in_place)
         else:
             x = x.detach()
             y = _core.quant.fake_quantize_affine(

@@ -21,8 +21,7 @@ int main() {
     moptcore::prune::magnitude_mask(weights, 1.5, keep);
     return 3;
   } catch (const moptcore::Error& error) {
-    if (std::string(error.what()) !=
-        "[prune.magnitude_mask] sparsity must be in [0, 1), got 1.5") {
+    if (std::string(error.what()) != "[prune.magnitude_mask] sparsity must be in [0, 1), got 1.5") {
       std::puts(error.what());
       return 4;
     }

@@ -17,8 +17,7 @@ TEST_CASE("a shape counts its elements and refuses what does not fit", "[core]")
   CHECK(element_count(Shape{7, INT64_MAX / 7}) == INT64_MAX / 7 * 7);
   CHECK_THROWS_AS(element_count(Shape{8, INT64_MAX / 7}), Error);
   CHECK_THROWS_AS(element_count(Shape{std::int64_t{1} << 32, std::int64_t{1} << 31}), Error);
-  CHECK_THROWS_WITH(element_count(Shape{2, -1}),
-                    "[core.Shape] extents must be >= 0, got (2, -1)");
+  CHECK_THROWS_WITH(element_count(Shape{2, -1}), "[core.Shape] extents must be >= 0, got (2, -1)");
   CHECK_THROWS_AS(element_count(Shape{0, -1}), Error);
 }
 

@@ -62,7 +62,9 @@ TEST_CASE("feature_loss with an adaptor follows the matrix formulas", "[distill]
   std::vector<float> bias_grad(bias.size());
 
   const auto at = [](const std::vector<float>& m, std::int64_t cols, std::int64_t r,
-                     std::int64_t c) { return static_cast<double>(m[static_cast<std::size_t>(r * cols + c)]); };
+                     std::int64_t c) {
+    return static_cast<double>(m[static_cast<std::size_t>(r * cols + c)]);
+  };
   const double n = static_cast<double>(rows * out);
   double loss = 0.0;
   std::vector<double> s_grad(grad.size());

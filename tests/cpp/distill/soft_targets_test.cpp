@@ -92,8 +92,7 @@ TEST_CASE("soft_target_loss names what is wrong and writes nothing", "[distill]"
                     "[distill.soft_target_loss] temperature must be > 0 and finite, got -1");
   CHECK_THROWS_WITH(distill::soft_target_loss(s, t, std::nullopt, {.alpha = 1.5}, g),
                     "[distill.soft_target_loss] alpha must be in [0, 1], got 1.5");
-  CHECK_THROWS_AS(distill::soft_target_loss(s, t, std::nullopt, {.axis = 2}, g),
-                  std::out_of_range);
+  CHECK_THROWS_AS(distill::soft_target_loss(s, t, std::nullopt, {.axis = 2}, g), std::out_of_range);
   std::vector<double> wide(6);
   CHECK_THROWS_AS(distill::soft_target_loss(s, t, std::nullopt, {},
                                             TensorView<double>(wide.data(), Shape{2, 3})),

@@ -99,18 +99,10 @@ std::vector<T> values(std::int64_t n, T scale) {
     const auto at = static_cast<std::size_t>(i);
     const T tie = (T(i % 300) - T(149.5)) * scale;
     switch (i % 5) {
-      case 0:
-        result.push_back(special[at / 5 % special.size()]);
-        break;
-      case 1:
-        result.push_back(tie);
-        break;
-      case 2:
-        result.push_back(std::nextafter(tie, infinity));
-        break;
-      case 3:
-        result.push_back(std::nextafter(tie, -infinity));
-        break;
+      case 0: result.push_back(special[at / 5 % special.size()]); break;
+      case 1: result.push_back(tie); break;
+      case 2: result.push_back(std::nextafter(tie, infinity)); break;
+      case 3: result.push_back(std::nextafter(tie, -infinity)); break;
       default:
         result.push_back(T(static_cast<std::int32_t>(random(static_cast<std::uint64_t>(i))[0])) *
                          T(0x1p-24) * scale);

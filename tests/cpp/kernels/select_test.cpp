@@ -94,8 +94,8 @@ void sweep() {
           std::vector<std::uint8_t> got_bits(bits.size() + 1, 0xa5);
           std::vector<Key> got_inside(n);
           std::vector<Key> got_positions(n);
-          const auto got = run(src, static_cast<std::int64_t>(n), mask, low, high,
-                               got_bits.data(), got_inside.data(), got_positions.data());
+          const auto got = run(src, static_cast<std::int64_t>(n), mask, low, high, got_bits.data(),
+                               got_inside.data(), got_positions.data());
           CHECK(got.below == expected.below);
           CHECK(got.at_low == expected.at_low);
           CHECK(got.largest == expected.largest);

@@ -77,7 +77,8 @@ std::vector<T> draw(std::size_t n, std::uint64_t seed) {
 TEMPLATE_TEST_CASE("the kernel of a soft-target row is the header's formula on every ISA",
                    "[kernels][distill]", float, double) {
   using T = TestType;
-  const auto n = GENERATE(values<std::size_t>({1, 3, 7, 8, 9, 15, 16, 17, 31, 67, 1023, 1025, 3000}));
+  const auto n =
+      GENERATE(values<std::size_t>({1, 3, 7, 8, 9, 15, 16, 17, 31, 67, 1023, 1025, 3000}));
   const std::vector<T> student = draw<T>(n, 2 * n);
   const std::vector<T> teacher = draw<T>(n, 2 * n + 1);
   const std::vector<double> s(student.begin(), student.end());
@@ -124,15 +125,16 @@ TEST_CASE("the kernel of a soft-target row leaves odd rows to the formula", "[ke
   constexpr float kInfinity = std::numeric_limits<float>::infinity();
   for (const std::string& isa : available_isas()) {
     set_max_isa(isa);
-    for (const float odd : {std::numeric_limits<float>::quiet_NaN(), kInfinity, -kInfinity, 3e38f}) {
+    for (const float odd :
+         {std::numeric_limits<float>::quiet_NaN(), kInfinity, -kInfinity, 3e38f}) {
       for (const std::size_t at : {0u, 5u, 17u, 18u}) {
         CAPTURE(isa, odd, at);
         std::vector<float> clean = draw<float>(19, 1);
         std::vector<float> dirty = clean;
         dirty[at] = odd;
         for (const bool in_student : {false, true}) {
-          const auto result = compute(in_student ? dirty : clean, in_student ? clean : dirty, 0,
-                                      {}, 0);
+          const auto result =
+              compute(in_student ? dirty : clean, in_student ? clean : dirty, 0, {}, 0);
           CHECK_FALSE(result.done);
           CHECK(result.grad == std::vector<float>(19, 77.0f));
         }

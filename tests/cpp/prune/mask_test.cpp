@@ -44,8 +44,8 @@ std::vector<bool> expected_mask(const std::vector<T>& weights, double sparsity) 
     return x != y ? x < y : a > b;
   });
   std::vector<bool> mask(weights.size(), true);
-  const auto zeros = static_cast<std::size_t>(
-      zero_count(static_cast<std::int64_t>(weights.size()), sparsity));
+  const auto zeros =
+      static_cast<std::size_t>(zero_count(static_cast<std::int64_t>(weights.size()), sparsity));
   for (std::size_t i = 0; i < zeros; ++i) mask[order[i]] = false;
   return mask;
 }
@@ -206,8 +206,8 @@ TEST_CASE("random_mask draws an exact count from its seed", "[prune]") {
   CHECK(count_zeros(a) == 30'000);
   CHECK(count_zeros(b) == 30'000);
   CHECK_FALSE((a == b));
-  const double overlap = static_cast<double>(
-      std::inner_product(a.begin(), a.end(), b.begin(), std::int64_t{0}));
+  const double overlap =
+      static_cast<double>(std::inner_product(a.begin(), a.end(), b.begin(), std::int64_t{0}));
   // Independent draws: 49 % of the places in both, standard deviation 66 places.
   CHECK(std::fabs(overlap - 49'000) < 6 * 66);
 }

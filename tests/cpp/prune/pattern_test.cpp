@@ -47,9 +47,9 @@ TEST_CASE("structured_mask prunes the slices of smallest norm", "[prune]") {
   options.axis = -1;
   Mask full = Mask::from_shape({3, 4});
   structured_mask(weights, 0.5, full, options);  // 4, 4, 4, 7
-  CHECK((full == Mask({{true, false, false, true},
-                      {true, false, false, true},
-                      {true, false, false, true}})));
+  CHECK(
+      (full ==
+       Mask({{true, false, false, true}, {true, false, false, true}, {true, false, false, true}})));
 }
 
 TEST_CASE("structured_mask is the same at any thread count and instruction set", "[prune]") {

@@ -34,7 +34,8 @@ void compare(const Shape& shape, const QParams& params) {
   CHECK(ours == theirs);
   std::vector<float> back(memory.size());
   std::vector<float> other(memory.size());
-  quant::dequantize(TensorView<Q>(ours.data(), shape), params, TensorView<float>(back.data(), shape));
+  quant::dequantize(TensorView<Q>(ours.data(), shape), params,
+                    TensorView<float>(back.data(), shape));
   runtime::dequantize(TensorView<Q>(ours.data(), shape), params,
                       TensorView<float>(other.data(), shape));
   CHECK(back == other);
