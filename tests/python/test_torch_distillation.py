@@ -259,3 +259,21 @@ def test_bad_inputs_are_named() -> None:
         )
     with pytest.raises(moptcore.Error, match="feature_weight must be finite and >= 0, got -1"):
         mct.FeatureDistillationLoss(feature_weight=-1)
+
+
+def test_arguments_of_another_kind_are_named() -> None:
+    student, teacher = logits(4, 6, seed=1), logits(4, 6, seed=2)
+    loss_fn = mct.DistillationLoss()
+    labels: Any
+    for labels, text in (
+        (torch.zeros(4, dtype=torch.int64).numpy(), "labels must be a Tensor, got ndarray"),
+        (torch.zeros(4), "labels must have an integer dtype, got torch.float32"),
+    ):
+        with pytest.raises(moptcore.DTypeError, match=text):
+            loss_fn(student, teacher, labels)
+    bad: Any = "a"
+    for name in ("temperature", "alpha", "label_smoothing", "axis", "ignore_index"):
+        with pytest.raises(TypeError, match=rf"{name} must be an? \w+.*, got 'a'"):
+            mct.DistillationLoss(**{name: bad})
+    with pytest.raises(TypeError, match="output_weight must be a number finite and >= 0, got None"):
+        mct.FeatureDistillationLoss(output_weight=None)  # type: ignore[arg-type]

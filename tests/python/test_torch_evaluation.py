@@ -108,3 +108,27 @@ def test_strip_leaves_a_pruned_model_as_it_is() -> None:
     assert int((model[0].weight == 0).sum()) == 8
     with pytest.raises(TypeError, match=r"\[torch.strip\] model must be a Module, got str"):
         mct.strip("model")
+
+
+@pytest.mark.parametrize(
+    ("x", "y", "text"),
+    [
+        (torch.zeros(4, 3), torch.tensor([0, 1, 2, 1]), r"y in \[0, 2\), got 2"),
+        (torch.zeros(4, 3), torch.tensor([0, 1, -1, 1]), r"y in \[0, 2\), got -1"),
+        (torch.zeros(4, 3), torch.zeros(4), "y of an integer dtype, got torch.float32"),
+        (torch.zeros(4, 3), torch.zeros(4, 2).long(), r"rows' shape \(4,\), got \(4, 2\)"),
+        (torch.zeros(4, 3).double(), torch.zeros(4).long(), "x that the model takes, got torch.fl"),
+        (torch.zeros(4, 5), torch.zeros(4).long(), r"the model takes, got torch.float32 \(4, 5\)"),
+    ],
+)
+def test_data_that_does_not_fit_is_named(x: torch.Tensor, y: torch.Tensor, text: str) -> None:
+    with pytest.raises(moptcore.Error, match=text):
+        mct.evaluate(torch.nn.Linear(3, 2), (x, y), latency=False)
+
+
+def test_an_axis_and_sizes_of_another_kind_are_named() -> None:
+    model, data = torch.nn.Linear(3, 2), (torch.zeros(4, 3), torch.zeros(4).long())
+    with pytest.raises(moptcore.Error, match=r"axis must be one of .*\(4, 2\), got 2"):
+        mct.evaluate(model, data, axis=2, latency=False)
+    with pytest.raises(TypeError, match="batch_size must be an integer, got '8'"):
+        mct.evaluate(model, data, batch_size="8")  # type: ignore[arg-type]

@@ -192,3 +192,41 @@ def test_operators_run_inside_a_compiled_module_without_graph_breaks() -> None:
     assert torch.equal(model.weight.grad == 0, expected == 0)
     for other in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
         assert torch.equal(other(x), model(x))
+
+
+@pytest.mark.parametrize("where", ["student", "teacher", "labels"])
+def test_devices_that_disagree_are_named_and_nothing_is_computed(where: str) -> None:
+    given = {"student": sample(4, 7), "teacher": sample(4, 7, seed=1), "labels": LABELS}
+    given[where] = given[where].to("meta")
+    other = "teacher" if where == "student" else where
+    text = rf"{other}\w* must be on the device of student\w* \(.*\), got (meta|cpu)"
+    values = tuple(given.values())
+    for call in (
+        lambda: mct.DistillationLoss()(*values),
+        lambda: mct.soft_target_loss(*values),
+        lambda: OPS.soft_target_loss.default(*values, *arguments()[1:]),
+    ):
+        with pytest.raises(moptcore.Error, match=text):
+            call()
+
+
+def test_a_mask_or_a_grid_on_another_device_is_named() -> None:
+    weights, mask = sample(5, 7), sample(5, 7) > 0
+    pairs = [(weights, mask.to("meta")), (weights.to("meta"), mask)]
+    for pair in pairs:
+        for apply in (mct.apply_mask, OPS.apply_mask.default):
+            with pytest.raises(moptcore.Error, match=r"mask must be on the device of weights"):
+                apply(*pair)
+    scale, zero = torch.ones(1), torch.zeros(1, dtype=torch.int32)
+    for name, grid in (
+        ("scale", (scale.to("meta"), zero)),
+        ("zero_point", (scale, zero.to("meta"))),
+    ):
+        for round_ in (mct.fake_quantize, OPS.fake_quantize.default):
+            with pytest.raises(
+                moptcore.Error, match=rf"{name} must be on the device of x \(cpu\), got meta"
+            ):
+                round_(weights, *grid, -128, 127)
+    features = (weights, weights.to("meta"), sample(4, 7), sample(4, 7))
+    with pytest.raises(moptcore.Error, match="teacher_features must be on the device of student"):
+        mct.FeatureDistillationLoss()(*features)

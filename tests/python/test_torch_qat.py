@@ -4,12 +4,15 @@ from __future__ import annotations
 import copy
 import io
 from collections.abc import Iterator
+from typing import Any
 
 import moptcore
+import moptcore.quant
 import moptcore.torch as mct
 import pytest
 import torch
-from moptcore.torch.fake_quantize import _composite, _cpu, fake_quantize
+from moptcore.torch import fake_quantize
+from moptcore.torch.fake_quant import _composite, _cpu
 from python.torch_networks import Residual, networks, trained
 from torch import nn
 from torch.nn import functional as F  # noqa: N812
@@ -367,3 +370,82 @@ def test_relu_is_left_to_the_rounding_behind_it() -> None:
     assert seen[0].min() == 0
     assert seen[0].max() <= 6.0001
     assert quantizer.zero_point == 0
+
+
+def test_fake_quantize_is_a_function_of_the_package_also_after_prepare_qat() -> None:
+    mct.prepare_qat(nn.Linear(4, 3), torch.randn(2, 4))
+    x = torch.tensor([[-3.0, 0.2], [0.6, 90.0]], requires_grad=True)
+    qp = moptcore.quant.QParams([0.5, 0.25], axis=1)
+    y = mct.fake_quantize(x, qp.scale, qp.zero_point, qp.qmin, qp.qmax, qp.axis)
+    # int8: round(90 / 0.25) = 360 saturates at 127, which is 31.75, and passes no gradient.
+    assert y.tolist() == [[-3.0, 0.25], [0.5, 31.75]]
+    y.sum().backward()
+    assert x.grad is not None
+    assert x.grad.tolist() == [[1.0, 1.0], [1.0, 0.0]]
+    assert torch.equal(mct.fake_quantize(x, 0.5), mct.fake_quantize(x, torch.tensor([0.5])))
+    by_last = mct.fake_quantize(x, torch.tensor([0.5, 0.25]), 0, axis=-1)
+    assert torch.equal(by_last, y)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        ((torch.zeros(2, 3).long(), 1.0), "x must have a floating dtype, got torch.int64"),
+        ((1.0, 1.0), "x must be a Tensor, got float"),
+        ((torch.zeros(2, 3), torch.ones(2)), r"scale must hold one number, got shape \(2,\)"),
+        ((torch.zeros(2, 3), torch.ones(2), 0, -8, 7, 1), "scale must hold 1 or 3 numbers"),
+        ((torch.zeros(2, 3), 1.0, 0.5), "zero_point must hold integers, got torch.float32"),
+        ((torch.zeros(2, 3), 1.0, 0, -8, 7, 2), r"axis must be in \[-2, 2\), got 2"),
+        ((torch.zeros(2, 3), -1.0), "scale must be"),
+        ((torch.zeros(2, 3), 1.0, 0, 7, -8), "qmin"),
+    ],
+)
+def test_fake_quantize_names_a_bad_argument(arguments: tuple[Any, ...], text: str) -> None:
+    with pytest.raises(moptcore.Error, match=text):
+        mct.fake_quantize(*arguments)
+
+
+def test_compiled_and_parallel_models_are_unwrapped() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
+    x = torch.randn(5, 4)
+    expected = mct.prepare_qat(model, x).eval()(x)
+    for wrapped in (torch.compile(model, backend="eager"), nn.DataParallel(model)):
+        qmodel = mct.prepare_qat(wrapped, x)
+        assert [n for n, _ in qmodel.named_parameters()] == [n for n, _ in model.named_parameters()]
+        assert type(mct.strip(qmodel)) is nn.Sequential
+        assert torch.equal(qmodel.eval()(x), expected)
+
+
+OPTIMIZERS = {
+    "SGD": lambda p: torch.optim.SGD(p, 0.01, momentum=0.9, nesterov=True, weight_decay=0.1),
+    "Adam": lambda p: torch.optim.Adam(p, 0.01),
+    "AdamW": lambda p: torch.optim.AdamW(p, 0.01, weight_decay=0.1),
+    "RMSprop": lambda p: torch.optim.RMSprop(p, 0.01, momentum=0.9),
+}
+
+
+@pytest.mark.parametrize("optimizer", sorted(OPTIMIZERS))
+@pytest.mark.parametrize("training", [True, False])
+def test_zeros_are_exact_in_the_parameters_right_after_a_step(
+    optimizer: str, training: bool
+) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(1, 6, 3), nn.BatchNorm2d(6), nn.ReLU(), nn.Flatten(), nn.Linear(6 * 36, 5)
+    )
+    for layer in (model[0], model[4]):
+        layer.weight.data *= torch.rand_like(layer.weight) > 0.7
+    zeros = [model[index].weight == 0 for index in (0, 4)]
+    qmodel = copy.deepcopy(mct.prepare_qat(model, torch.randn(2, 1, 8, 8))).train(training)
+    named = dict(qmodel.named_parameters())
+    before = [named[name].detach().clone() for name in ("0.weight", "4.weight")]
+    step = OPTIMIZERS[optimizer](qmodel.parameters())
+    for _ in range(3):
+        step.zero_grad()
+        qmodel(torch.randn(4, 1, 8, 8)).square().sum().backward()
+        step.step()
+        for name, pruned in zip(("0.weight", "4.weight"), zeros, strict=True):
+            assert (named[name][pruned] == 0).all()
+    for name, old, pruned in zip(("0.weight", "4.weight"), before, zeros, strict=True):
+        assert (named[name][~pruned] != old[~pruned]).float().mean() > 0.5

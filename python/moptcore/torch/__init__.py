@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from moptcore.torch.distillation import DistillationLoss, FeatureDistillationLoss
 from moptcore.torch.evaluation import evaluate
+from moptcore.torch.fake_quant import fake_quantize
 from moptcore.torch.operators import apply_mask, magnitude_mask, soft_target_loss
 from moptcore.torch.pruner import Pruner, Schedule, Sparsity
 from moptcore.torch.strip import strip
@@ -28,6 +29,7 @@ __all__ = [
     "apply_mask",
     "evaluate",
     "export_onnx",
+    "fake_quantize",
     "magnitude_mask",
     "prepare_qat",
     "soft_target_loss",

@@ -3,12 +3,11 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 
-from moptcore import Error
+from moptcore import DTypeError, Error
 from moptcore.torch import operators
+from moptcore.torch.arguments import number, same_device, tensor
 
 __all__ = ["DistillationLoss", "FeatureDistillationLoss"]
 
@@ -39,18 +38,15 @@ class DistillationLoss(torch.nn.Module):
     ) -> None:
         super().__init__()
         where = "torch.DistillationLoss"
-        if not (math.isfinite(temperature) and temperature > 0.0):
-            raise Error(f"[{where}] temperature must be finite and > 0, got {temperature}")
-        if not 0.0 <= alpha <= 1.0:
-            raise Error(f"[{where}] alpha must be in [0, 1], got {alpha}")
-        if not 0.0 <= label_smoothing <= 1.0:
-            raise Error(f"[{where}] label_smoothing must be in [0, 1], got {label_smoothing}")
+        self.temperature = number(where, "temperature", temperature, 0.0, open_low=True)
+        self.alpha = number(where, "alpha", alpha, 0.0, 1.0)
+        self.label_smoothing = number(where, "label_smoothing", label_smoothing, 0.0, 1.0)
+        for name, integer in (("axis", axis), ("ignore_index", ignore_index)):
+            if isinstance(integer, bool) or not hasattr(integer, "__index__"):
+                raise DTypeError(f"[{where}] {name} must be an integer, got {integer!r}")
         if reduction not in _REDUCTIONS:
             raise Error(f"[{where}] reduction must be one of {_REDUCTIONS}, got {reduction!r}")
-        self.temperature = float(temperature)
-        self.alpha = float(alpha)
         self.axis = int(axis)
-        self.label_smoothing = float(label_smoothing)
         self.ignore_index = int(ignore_index)
         self.reduction = reduction
 
@@ -66,9 +62,8 @@ class DistillationLoss(torch.nn.Module):
         Raises Error for shapes that disagree and labels out of range.
         """
         where = "torch.DistillationLoss"
-        for name, given in (("student_logits", student_logits), ("teacher_logits", teacher_logits)):
-            if not isinstance(given, torch.Tensor):
-                raise TypeError(f"[{where}] {name} must be a Tensor, got {type(given).__name__}")
+        names = ("student_logits", "teacher_logits")
+        operators.check_logits(where, names, student_logits, teacher_logits, labels)
         if student_logits.shape != teacher_logits.shape:
             raise Error(
                 f"[{where}] teacher_logits must match student_logits {tuple(student_logits.shape)}"
@@ -115,13 +110,9 @@ class FeatureDistillationLoss(torch.nn.Module):
         output_loss: torch.nn.Module | None = None,
     ) -> None:
         super().__init__()
-        for name, value in (("feature_weight", feature_weight), ("output_weight", output_weight)):
-            if not (math.isfinite(value) and value >= 0.0):
-                raise Error(
-                    f"[torch.FeatureDistillationLoss] {name} must be finite and >= 0, got {value}"
-                )
-        self.feature_weight = float(feature_weight)
-        self.output_weight = float(output_weight)
+        where = "torch.FeatureDistillationLoss"
+        self.feature_weight = number(where, "feature_weight", feature_weight, 0.0)
+        self.output_weight = number(where, "output_weight", output_weight, 0.0)
         self.adaptor = adaptor
         self.output_loss = DistillationLoss() if output_loss is None else output_loss
 
@@ -137,6 +128,9 @@ class FeatureDistillationLoss(torch.nn.Module):
 
         Raises Error where the features disagree in shape after the adaptor.
         """
+        where = "torch.FeatureDistillationLoss"
+        tensor(where, "student_features", student_features)
+        tensor(where, "teacher_features", teacher_features)
         if self.adaptor is not None:
             student_features = self.adaptor(student_features)
         if student_features.shape != teacher_features.shape:
@@ -146,6 +140,9 @@ class FeatureDistillationLoss(torch.nn.Module):
                 f"teacher_features {tuple(teacher_features.shape)}, got "
                 f"{tuple(student_features.shape)}{hint}"
             )
+        same_device(
+            where, "teacher_features", teacher_features, "student_features", student_features
+        )
         wide = torch.promote_types(student_features.dtype, torch.float32)
         features = torch.nn.functional.mse_loss(
             student_features.to(wide), teacher_features.detach().to(wide)

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from moptcore import Error
+from moptcore import DTypeError, Error
 from moptcore.evaluation import Evaluation, file_sizes, measure_latency
 
 __all__ = ["evaluate"]
@@ -45,6 +45,8 @@ def evaluate(
     if not isinstance(model, torch.nn.Module):
         raise TypeError(f"[{where}] model must be a Module, got {type(model).__name__}")
     for name, value in (("batch_size", batch_size), ("latency_batch", latency_batch)):
+        if not isinstance(value, int):
+            raise DTypeError(f"[{where}] {name} must be an integer, got {value!r}")
         if value < 1:
             raise Error(f"[{where}] {name} must be >= 1, got {value}")
     first = next(model.parameters(), None)
@@ -86,7 +88,7 @@ def _score(
     for x, y in batches:
         x, y = x.to(device), y.to(device)
         sample = x if sample is None else sample
-        logits = model(x).movedim(axis, -1)
+        logits = _logits(model, x, y, axis)
         right += int((logits.argmax(-1) == y).sum())
         total += y.numel()
         flat = logits.reshape(-1, logits.shape[-1]).double()
@@ -95,6 +97,40 @@ def _score(
     if sample is None or total == 0:
         raise Error("[torch.evaluate] data must hold at least one sample, got none")
     return right / total, loss / total, sample
+
+
+def _logits(model: torch.nn.Module, x: torch.Tensor, y: torch.Tensor, axis: int) -> torch.Tensor:
+    """What the model gives for `x`, classes last; raises Error where x, y or axis do not fit."""
+    where = "torch.evaluate"
+    try:
+        logits = model(x)
+    except (RuntimeError, IndexError) as error:
+        raise Error(
+            f"[{where}] data must hold x that the model takes, got {x.dtype} "
+            f"{tuple(x.shape)}: {error}"
+        ) from error
+    if not isinstance(logits, torch.Tensor):
+        raise DTypeError(f"[{where}] model must return a Tensor, got {type(logits).__name__}")
+    if not -logits.dim() <= axis < logits.dim():
+        raise Error(
+            f"[{where}] axis must be one of the model's output {tuple(logits.shape)}, got {axis}"
+        )
+    logits = logits.movedim(axis, -1)
+    if y.shape != logits.shape[:-1]:
+        raise Error(
+            f"[{where}] data must hold y of the rows' shape {tuple(logits.shape[:-1])}, "
+            f"got {tuple(y.shape)}"
+        )
+    if y.is_floating_point() or y.is_complex() or y.dtype == torch.bool:
+        raise DTypeError(f"[{where}] data must hold y of an integer dtype, got {y.dtype}")
+    classes = logits.shape[-1]
+    if y.numel():
+        low, high = int(y.min()), int(y.max())
+        if low < 0 or high >= classes:
+            raise Error(
+                f"[{where}] data must hold y in [0, {classes}), got {low if low < 0 else high}"
+            )
+    return logits
 
 
 def _batches(data: Data, batch_size: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:

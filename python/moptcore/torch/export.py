@@ -18,6 +18,7 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
 from moptcore import DTypeError, Error, UnsupportedError, __version__
+from moptcore.torch.arguments import unwrapped
 from moptcore.torch.capture import (
     Program,
     Ref,
@@ -60,8 +61,13 @@ def export_onnx(
     """
     if not isinstance(model, nn.Module):
         raise DTypeError(f"[{_WHERE}] model must be a torch.nn.Module, got {type(model).__name__}")
+    model = unwrapped(model)
+    if not isinstance(opset, int):
+        raise DTypeError(f"[{_WHERE}] opset must be an integer, got {opset!r}")
     if opset not in _OPSETS:
         raise Error(f"[{_WHERE}] opset must be in [{_OPSETS[0]}, {_OPSETS[-1]}], got {opset}")
+    if not isinstance(path, str | os.PathLike):
+        raise DTypeError(f"[{_WHERE}] path must be a str or a path, got {type(path).__name__}")
     target = Path(path)
     if not target.parent.is_dir():
         raise Error(f"[{_WHERE}] path must be in an existing directory, got {os.fspath(path)!r}")

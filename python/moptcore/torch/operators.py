@@ -11,10 +11,11 @@ from typing import Any
 
 import torch
 
-from moptcore import UnsupportedError, _core
+from moptcore import DTypeError, UnsupportedError, _core
 from moptcore.torch import composite
+from moptcore.torch.arguments import same_device, tensor
 
-__all__ = ["apply_mask", "distillation_loss", "magnitude_mask", "soft_target_loss"]
+__all__ = ["apply_mask", "check_logits", "distillation_loss", "magnitude_mask", "soft_target_loss"]
 
 _LIBRARY = torch.library.Library("moptcore", "FRAGMENT")
 _LIBRARY.define("magnitude_mask(Tensor weights, float sparsity) -> Tensor")
@@ -36,6 +37,7 @@ def magnitude_mask(weights: torch.Tensor, sparsity: float) -> torch.Tensor:
 
     Raises NonFiniteError for NaN, Error for a sparsity outside [0, 1).
     """
+    tensor("torch.magnitude_mask", "weights", weights)
     mask: torch.Tensor = _OPS.magnitude_mask.default(weights, sparsity)
     return mask
 
@@ -45,6 +47,10 @@ def apply_mask(weights: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
 
     `mask` is bool in the shape of `weights`, or uint8 [ceil(n / 8)], one bit per weight.
     """
+    where = "torch.apply_mask"
+    same_device(
+        where, "mask", tensor(where, "mask", mask), "weights", tensor(where, "weights", weights)
+    )
     masked: torch.Tensor = _OPS.apply_mask.default(weights, mask)
     return masked
 
@@ -64,9 +70,26 @@ def soft_target_loss(
 
     The teacher is a constant. See moptcore.distill.soft_target_loss for the mathematics.
     """
+    check_logits("torch.soft_target_loss", ("student", "teacher"), student, teacher, labels)
     options = (temperature, alpha, axis, label_smoothing, ignore_index, reduction)
     loss, grad = _OPS.soft_target_loss.default(student, teacher, labels, *options)
     return loss, grad
+
+
+def check_logits(
+    where: str,
+    names: tuple[str, str],
+    student: torch.Tensor,
+    teacher: torch.Tensor,
+    labels: torch.Tensor | None,
+) -> None:
+    """Raises DTypeError for what is no tensor (labels: of integers), Error for two devices."""
+    first = tensor(where, names[0], student)
+    same_device(where, names[1], tensor(where, names[1], teacher), names[0], first)
+    if labels is not None:
+        same_device(where, "labels", tensor(where, "labels", labels), names[0], first)
+        if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
+            raise DTypeError(f"[{where}] labels must have an integer dtype, got {labels.dtype}")
 
 
 def distillation_loss(
@@ -194,11 +217,17 @@ def _apply_mask_autograd(keys: Any, weights: torch.Tensor, mask: torch.Tensor) -
 def _soft_target_fake(
     student: torch.Tensor, teacher: torch.Tensor, labels: torch.Tensor | None, *options: Any
 ) -> tuple[torch.Tensor, torch.Tensor]:
+    check_logits("torch.soft_target_loss", ("student", "teacher"), student, teacher, labels)
     axis = options[2] % student.dim()
     rows = [*student.shape[:axis], *student.shape[axis + 1 :]] if options[5] == "none" else []
     wide = torch.promote_types(student.dtype, torch.float32)
     grad = torch.empty_like(student, memory_format=torch.contiguous_format)
     return student.new_empty(rows, dtype=wide), grad
+
+
+def _apply_mask_fake(weights: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    same_device("torch.apply_mask", "mask", mask, "weights", weights)
+    return _contiguous_like(weights)
 
 
 def _contiguous_like(weights: torch.Tensor, dtype: torch.dtype | None = None) -> torch.Tensor:
@@ -223,7 +252,7 @@ _register(
     "apply_mask",
     lambda weights, mask: _core.prune.apply_mask(weights.detach(), mask),
     lambda weights, mask: composite.apply_mask(weights, mask).contiguous(),
-    lambda weights, mask: _contiguous_like(weights),
+    _apply_mask_fake,
     _apply_mask_autograd,
 )
 _register(

@@ -15,6 +15,7 @@ import torch
 from moptcore import Error, FormatError, NonFiniteError
 from moptcore.core import Coverage, Pattern, fingerprint_of, require, seal, select, unseal
 from moptcore.torch import masking
+from moptcore.torch.arguments import unwrapped
 
 __all__ = ["Pruner", "Schedule", "Sparsity"]
 
@@ -98,7 +99,7 @@ class Pruner:
                 f"and blocks of different layers do not compare), got {structure!r}"
             )
         masking.check_structure(structure)
-        self._model = _unwrapped(model)
+        self._model = unwrapped(model)
         self._schedule = schedule
         self._scope = scope
         self._structure = structure
@@ -149,7 +150,7 @@ class Pruner:
         That is a copy, or the module that prepare_qat makes of this one: its weights stay as
         sparse as they were. Raises Error naming a parameter that is missing; then nothing changes.
         """
-        previous, self._model = self._model, _unwrapped(model)
+        previous, self._model = self._model, unwrapped(model)
         try:
             for target in self._targets:
                 self._weight(target)
@@ -370,18 +371,6 @@ class Pruner:
                 if first_only:
                     break
         return found
-
-
-def _unwrapped(model: torch.nn.Module) -> torch.nn.Module:
-    """The user's module inside torch.compile and data-parallel wrappers: names stay the same."""
-    parallel = (torch.nn.DataParallel, torch.nn.parallel.DistributedDataParallel)
-    while True:
-        if isinstance(model, parallel):
-            model = model.module
-        elif isinstance(inner := model._modules.get("_orig_mod"), torch.nn.Module):
-            model = inner
-        else:
-            return model
 
 
 def _figures(parameter: torch.Tensor) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from torch.nn import functional as F  # noqa: N812
 
 from moptcore import DTypeError, Error, UnsupportedError
 from moptcore.core import Coverage, Pattern, Selection, require, select
+from moptcore.torch.arguments import unwrapped
 from moptcore.torch.capture import (
     Program,
     Ref,
@@ -30,7 +31,7 @@ from moptcore.torch.capture import (
     map_refs,
     observe_values,
 )
-from moptcore.torch.fake_quantize import fake_quantize
+from moptcore.torch.fake_quant import rounded
 
 __all__ = ["ActivationQuantizer", "Folded", "QuantizedLayer", "QuantizedModel", "prepare_qat"]
 
@@ -86,6 +87,7 @@ def prepare_qat(
     """
     if not isinstance(model, nn.Module):
         raise DTypeError(f"[{_WHERE}] model must be a torch.nn.Module, got {type(model).__name__}")
+    model = unwrapped(model)
     if isinstance(model, QuantizedModel):
         raise Error(f"[{_WHERE}] model must not be prepared already, got {type(model).__name__}")
     if scheme not in SCHEMES:
@@ -141,9 +143,7 @@ class ActivationQuantizer(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if self.training:
             self.observe(x)
-        return fake_quantize(
-            x, self.scale, self.zero_point, 0, ACTIVATION_MAX, in_place=self.in_place
-        )
+        return rounded(x, self.scale, self.zero_point, 0, ACTIVATION_MAX, in_place=self.in_place)
 
     @torch.no_grad()
     def observe(self, x: torch.Tensor, count: bool = True) -> None:
@@ -264,6 +264,12 @@ class QuantizedLayer(nn.Module):
             # Past autograd: graphs of earlier forward passes hold the rounded weight, not this.
             self.weight.data.masked_fill_(self.pruned, 0.0)
 
+    def _kept(self) -> torch.Tensor:
+        """The weight, with no gradient where it is pruned: a step of an optimizer that carries no
+        momentum from before leaves zeros there.
+        """
+        return self.weight if self.pruned is None else self.weight.masked_fill(self.pruned, 0.0)
+
     def _load_from_state_dict(self, state_dict: Any, prefix: str, *others: Any) -> None:
         found = state_dict.get(prefix + "pruned")
         if found is not None:
@@ -273,9 +279,10 @@ class QuantizedLayer(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         self.restore_zeros()
         if self.training:
-            weight = self.weight
+            weight = self._kept()
             scale = self._scale(weight)
-            weight = fake_quantize(weight, scale, self.zeros, -WEIGHT_MAX, WEIGHT_MAX, 0)
+            own = self.pruned is not None
+            weight = rounded(weight, scale, self.zeros, -WEIGHT_MAX, WEIGHT_MAX, 0, own)
             y = self._linear(x, weight, self.bias)
             if self._norm[0] is not None:
                 y = self._norm[0](y)
@@ -375,6 +382,7 @@ class QuantizedLayer(nn.Module):
             bias = (folded.bias.double() * folded.bias_scale.double()).to(weight.dtype)
         if torch.is_grad_enabled() and weight.requires_grad:
             factor, shift = self._factors()
+            weight = self._kept()
             if factor is not None:
                 weight = weight * factor.to(weight.dtype).reshape(shape)
             # The value deployed, with the gradient of the float weight.

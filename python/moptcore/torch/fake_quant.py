@@ -12,10 +12,13 @@ from typing import Any
 import torch
 from torch.autograd.function import once_differentiable
 
-from moptcore import _core
+from moptcore import DTypeError, Error, _core
+from moptcore.torch.arguments import same_device, tensor
 from moptcore.torch.composite import pack_bits, unpack_bits
 
-__all__ = ["fake_quantize"]
+__all__ = ["fake_quantize", "rounded"]
+
+_WHERE = "torch.fake_quantize"
 
 _LIBRARY = torch.library.Library("moptcore", "FRAGMENT")
 _LIBRARY.define(
@@ -31,6 +34,53 @@ _PLAIN = (torch.Tensor, torch.nn.Parameter)
 
 def fake_quantize(
     x: torch.Tensor,
+    scale: Any,
+    zero_point: Any = 0,
+    qmin: int = -128,
+    qmax: int = 127,
+    axis: int | None = None,
+) -> torch.Tensor:
+    """dequantize(quantize(x)) with a straight-through gradient: 1 inside [qmin, qmax], else 0.
+
+    `scale` (> 0) and `zero_point` (an integer in [qmin, qmax]) are one number, or one for each
+    index of `axis`; as tensors they are on the device of `x`. NaN stays NaN and passes no
+    gradient; no gradient reaches `scale`. Of a QParams `qp` these are `qp.scale, qp.zero_point,
+    qp.qmin, qp.qmax, qp.axis`.
+
+    Raises Error naming the argument that breaks one of these rules. Values of `scale` and
+    `zero_point` are looked at on CPU only, where that does not wait for a device.
+    """
+    if not tensor(_WHERE, "x", x).is_floating_point():
+        raise DTypeError(f"[{_WHERE}] x must have a floating dtype, got {x.dtype}")
+    if axis is not None and not -x.dim() <= axis < x.dim():
+        raise Error(f"[{_WHERE}] axis must be in [{-x.dim()}, {x.dim()}), got {axis}")
+    size = 1 if axis is None else x.shape[axis]
+    steps = _grid("scale", scale, torch.float32, x, size)
+    zeros = _grid("zero_point", zero_point, torch.int32, x, size)
+    if axis is not None and axis < 0:
+        axis += x.dim()
+    return rounded(x, steps, zeros, qmin, qmax, axis)
+
+
+def _grid(name: str, value: Any, dtype: torch.dtype, x: torch.Tensor, size: int) -> torch.Tensor:
+    """A scale or zero point as one number for each of `size` indices."""
+    if isinstance(value, torch.Tensor):
+        same_device(_WHERE, name, value, "x", x)
+        found = value.detach()
+    else:
+        found = torch.as_tensor(value, device=x.device)
+    if not dtype.is_floating_point and (found.is_floating_point() or found.dtype == torch.bool):
+        raise DTypeError(f"[{_WHERE}] {name} must hold integers, got {found.dtype}")
+    if found.numel() not in (1, size) or found.dim() > 1:
+        raise Error(
+            f"[{_WHERE}] {name} must hold {'one number' if size == 1 else f'1 or {size} numbers'}, "
+            f"got shape {tuple(found.shape)}"
+        )
+    return found.to(dtype).reshape(-1).expand(size).contiguous()
+
+
+def rounded(
+    x: torch.Tensor,
     scale: torch.Tensor,
     zero_point: torch.Tensor,
     qmin: int,
@@ -38,11 +88,9 @@ def fake_quantize(
     axis: int | None = None,
     in_place: bool = False,
 ) -> torch.Tensor:
-    """dequantize(quantize(x)) with a straight-through gradient inside [qmin, qmax].
+    """`fake_quantize` without its checks: `scale` is float32, `zero_point` int32.
 
-    `scale` (float32, > 0) and `zero_point` (int32) hold one number, or one per index of `axis`.
-    NaN stays NaN and passes no gradient. No gradient reaches `scale`. `in_place` allows to
-    overwrite `x`; the result may still be another tensor.
+    `in_place` allows to overwrite `x`; the result may still be another tensor.
     """
     if type(x) in _PLAIN and x.is_cpu and not torch.compiler.is_compiling():
         # The dispatcher would cost more than a small tensor's arithmetic.
@@ -104,6 +152,8 @@ def _fake(
     qmax: int,
     axis: int | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
+    same_device(_WHERE, "scale", scale, "x", x)
+    same_device(_WHERE, "zero_point", zero_point, "x", x)
     y = torch.empty_like(x, memory_format=torch.contiguous_format)
     return y, x.new_empty((x.numel() + 7) // 8, dtype=torch.uint8)
 
@@ -118,6 +168,7 @@ def _backward_composite(grad: torch.Tensor, bits: torch.Tensor) -> torch.Tensor:
 
 
 def _backward_fake(grad: torch.Tensor, bits: torch.Tensor) -> torch.Tensor:
+    same_device("torch.fake_quantize_backward", "bits", bits, "grad", grad)
     return torch.empty_like(grad, memory_format=torch.contiguous_format)
 
 

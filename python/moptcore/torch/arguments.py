@@ -1,0 +1,61 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the functions of moptcore.torch ask of every tensor and model that they are given."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+
+from moptcore import DTypeError, Error
+
+__all__ = ["number", "same_device", "tensor", "unwrapped"]
+
+
+def tensor(where: str, name: str, value: Any) -> torch.Tensor:
+    """`value`; raises DTypeError unless it is a tensor."""
+    if not isinstance(value, torch.Tensor):
+        raise DTypeError(f"[{where}] {name} must be a Tensor, got {type(value).__name__}")
+    return value
+
+
+def same_device(where: str, name: str, value: torch.Tensor, first: str, on: torch.Tensor) -> None:
+    """Raises Error unless `value` is on the device of the argument `first`.
+
+    A kernel without data (meta, fake) wins over all others, so that a single such argument would
+    give a result of memory that nobody wrote.
+    """
+    if value.device != on.device:
+        raise Error(
+            f"[{where}] {name} must be on the device of {first} ({on.device}), got {value.device}"
+        )
+
+
+def number(
+    where: str, name: str, value: Any, low: float, high: float = math.inf, open_low: bool = False
+) -> float:
+    """`value` as a finite float from `low` to `high`, without `low` itself where that is open."""
+    if high < math.inf:
+        allowed = f"in [{low:g}, {high:g}]"
+    else:
+        allowed = f"finite and {'>' if open_low else '>='} {low:g}"
+    try:
+        found = float(value)
+    except (TypeError, ValueError) as error:
+        raise DTypeError(f"[{where}] {name} must be a number {allowed}, got {value!r}") from error
+    if not (math.isfinite(found) and low <= found <= high and not (open_low and found == low)):
+        raise Error(f"[{where}] {name} must be {allowed}, got {value}")
+    return found
+
+
+def unwrapped(model: torch.nn.Module) -> torch.nn.Module:
+    """The user's module inside torch.compile and data-parallel wrappers: names stay the same."""
+    parallel = (torch.nn.DataParallel, torch.nn.parallel.DistributedDataParallel)
+    while True:
+        if isinstance(model, parallel):
+            model = model.module
+        elif isinstance(inner := model._modules.get("_orig_mod"), torch.nn.Module):
+            model = inner
+        else:
+            return model
