@@ -291,6 +291,24 @@ py::object dlpack_capsule_of(py::handle source) {
 
 }  // namespace
 
+namespace {
+
+// A tensor without plain memory: the framework's own text may be pages of a C++ stack.
+[[noreturn]] void refuse_tensor(py::handle source) {
+  const py::error_already_set reason;
+  std::string got = type_name(source);
+  for (const char* fact : {"layout", "device", "dtype"}) {
+    if (py::hasattr(source, fact)) {
+      got += ", " + std::string(fact) + ' ' + py::str(source.attr(fact)).cast<std::string>();
+    }
+  }
+  throw UnsupportedError(error_text(
+      kWhere, "an array must be strided memory in CPU memory (moptcore.torch takes other devices)",
+      got));
+}
+
+}  // namespace
+
 Array::Array(py::handle source) : source_(source) {
   NumpyView numpy;
   if (is_numpy(source)) {
@@ -305,7 +323,7 @@ Array::Array(py::handle source) : source_(source) {
     kind_ = facts.kind;
     if (facts.api != nullptr && facts.api->view_from_object != nullptr) {
       dlpack::Tensor tensor;
-      if (facts.api->view_from_object(source.ptr(), &tensor) != 0) throw py::error_already_set();
+      if (facts.api->view_from_object(source.ptr(), &tensor) != 0) refuse_tensor(source);
       view_ = view_of_dlpack(tensor);
       check_extent(view_);
       return;
@@ -485,7 +503,11 @@ py::object Output::take() {
 }
 
 DType dtype_from(py::handle dtype, const char* where, const char* argument) {
+  const std::string rule = std::string(argument) + " must name a dtype such as \"int8\"";
   std::string text;
+  if (dtype.is_none() || PyLong_Check(dtype.ptr()) || PyFloat_Check(dtype.ptr())) {
+    throw DTypeError(error_text(where, rule, py::repr(dtype).cast<std::string>()));
+  }
   if (PyUnicode_Check(dtype.ptr())) {
     text = dtype.cast<std::string>();
   } else if (module_is(py::type::handle_of(dtype), "torch")) {
@@ -499,8 +521,7 @@ DType dtype_from(py::handle dtype, const char* where, const char* argument) {
   for (int code = 0; code < kDTypeCount; ++code) {
     if (text == name(static_cast<DType>(code))) return static_cast<DType>(code);
   }
-  throw Error(
-      error_text(where, std::string(argument) + " must name a dtype such as \"int8\"", text));
+  throw Error(error_text(where, rule, text));
 }
 
 }  // namespace moptcore::bindings

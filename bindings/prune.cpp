@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "array.hpp"
+#include "constructed.hpp"
 #include "module.hpp"
 
 namespace moptcore::bindings {
@@ -57,7 +58,15 @@ Shape shape_from(const py::object& shape, const char* where) {
   const py::tuple extents =
       PyLong_Check(shape.ptr()) != 0 ? py::make_tuple(shape) : py::tuple(shape);
   Shape result;
-  for (const py::handle extent : extents) result.push_back(extent.cast<std::int64_t>());
+  for (const py::handle extent : extents) {
+    const std::int64_t count = PyLong_AsLongLong(extent.ptr());
+    if (count == -1 && PyErr_Occurred() != nullptr) {
+      PyErr_Clear();
+      throw DTypeError(error_text(where, "shape must be whole numbers below 2**63",
+                                  py::repr(shape).cast<std::string>()));
+    }
+    result.push_back(count);
+  }
   for (const std::int64_t extent : result) {
     check(extent >= 0, where, "shape must not be negative", result);
   }
@@ -83,7 +92,13 @@ py::tuple arrays_of(const py::object& list, const char* where, const char* argum
   check<DTypeError>(py::isinstance<py::list>(list) || py::isinstance<py::tuple>(list), where,
                     std::string(argument) + " must be a list or tuple of arrays",
                     py::str(py::type::of(list).attr("__name__")).cast<std::string>());
-  return py::tuple(list);
+  const py::tuple arrays(list);
+  for (std::size_t i = 0; i < arrays.size(); ++i) {
+    check<DTypeError>(Array::accepts(arrays[i]), where,
+                      std::string(argument) + '[' + std::to_string(i) + "] must be an array",
+                      Py_TYPE(arrays[i].ptr())->tp_name);
+  }
+  return arrays;
 }
 
 std::vector<AnyView> views_of(const std::vector<Array>& arrays) {
@@ -212,7 +227,10 @@ py::object pack_mask(const Array& mask, const py::object& out) {
 
 py::object unpack_mask(const Array& packed, const py::object& shape, const py::object& out) {
   constexpr auto where = "prune.unpack_mask";
-  Output mask = mask_output(packed, shape_from(shape, where), false, out, where);
+  const Shape extents = shape_from(shape, where);
+  // Before the result is allocated, whose shape may be anything.
+  prune::check_packed(packed.view(), extents, where);
+  Output mask = mask_output(packed, extents, false, out, where);
   {
     const py::gil_scoped_release release;
     prune::unpack_mask(packed.view(), mask.view());

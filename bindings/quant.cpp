@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "array.hpp"
+#include "constructed.hpp"
 #include "module.hpp"
 
 namespace moptcore::bindings {

@@ -5,6 +5,7 @@
 #include <moptcore/runtime/runtime.hpp>
 
 #include "array.hpp"
+#include "constructed.hpp"
 
 namespace moptcore::bindings {
 

@@ -10,6 +10,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from moptcore._core import (
+    CoverageError,
     DTypeError,
     Error,
     FormatError,
@@ -30,6 +31,7 @@ _ROOMS = frozenset({"core", "distill", "evaluation", "prune", "quant", "reportin
 _FUNCTIONS = {"evaluate": "evaluation", "report": "reporting"}
 
 __all__ = [
+    "CoverageError",
     "DTypeError",
     "Error",
     "FormatError",

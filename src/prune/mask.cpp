@@ -172,6 +172,12 @@ void global_mask(std::span<const AnyView> weights, double sparsity,
     for (const AnyView& scores : options.scores) {
       check_no_partial_overlap(scores, masks[i], where, "masks" + index);
     }
+    for (std::size_t j = 0; j < i; ++j) {
+      const auto [first, last] = extent_of(masks[i]);
+      const auto [other_first, other_last] = extent_of(masks[j]);
+      check(last <= other_first || other_last <= first, where,
+            "masks" + index + " must not share memory with masks[" + std::to_string(j) + ']');
+    }
   }
   prune_tensors(scored ? options.scores : weights, scored ? Order::value : Order::magnitude,
                 options.nonfinite, {sparsity, Compat::none}, masks, where,
@@ -240,12 +246,19 @@ void pack_mask(const AnyView& mask, const MutableAnyView& packed) {
   });
 }
 
+void check_packed(const AnyView& packed, const Shape& shape, const char* where) {
+  check<DTypeError>(packed.dtype() == DType::uint8, where, "packed must be uint8",
+                    name(packed.dtype()));
+  const Shape bytes{packed_size(element_count(shape))};
+  std::ostringstream rule;
+  rule << "packed must have the shape " << bytes << ", one bit an element of " << shape;
+  check(packed.shape() == bytes, where, rule.str(), packed.shape());
+}
+
 void unpack_mask(const AnyView& packed, const MutableAnyView& mask) {
   constexpr auto where = "prune.unpack_mask";
   check<DTypeError>(mask.dtype() == DType::boolean, where, "mask must be bool", name(mask.dtype()));
-  check<DTypeError>(packed.dtype() == DType::uint8, where, "packed must be uint8",
-                    name(packed.dtype()));
-  check_mask(packed, mask.shape(), where, "packed");
+  check_packed(packed, mask.shape(), where);
   check_no_partial_overlap(packed, mask, where, "mask");
   parallel_for(mask.size(), kMaskGrain, [&](std::int64_t begin, std::int64_t end) {
     std::array<std::uint8_t, kChunk / 8> scratch;

@@ -33,7 +33,7 @@ void check_mask(const AnyView& mask, const Shape& shape, const char* where, cons
   } else {
     const Shape packed{packed_size(element_count(shape))};
     std::ostringstream rule;
-    rule << name_of << " is packed (uint8) and must have the shape " << packed;
+    rule << name_of << " must be bool " << shape << " or packed uint8 " << packed;
     check(mask.shape() == packed, where, rule.str(), mask.shape());
   }
 }

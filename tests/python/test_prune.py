@@ -710,3 +710,20 @@ def test_outputs_may_not_overlap_their_inputs():
     with pytest.raises(mc.Error, match="overlap"):
         prune.apply_mask(line[:10], np.zeros(10, bool), out=line[5:15])
     assert line.all()
+
+
+def test_masks_of_one_call_do_not_share_memory() -> None:
+    weights = np.ones((2, 3), np.float32)
+    mask = np.ones((2, 3), bool)
+    with pytest.raises(ValueError, match=r"masks\[1\] must not share memory with masks\[0\]"):
+        mc.prune.global_mask([weights, weights], 0.5, out=[mask, mask])
+    assert mask.all()
+
+
+def test_what_is_no_array_or_shape_is_named() -> None:
+    with pytest.raises(TypeError, match=r"weights\[1\] must be an array, got NoneType"):
+        mc.prune.global_mask([np.ones(3, np.float32), None], 0.5)
+    with pytest.raises(TypeError, match=r"shape must be whole numbers .* got \(4.5,\)"):
+        mc.prune.random_mask((4.5,), 0.5, 0)
+    with pytest.raises(ValueError, match="one bit an element of"):
+        mc.prune.unpack_mask(np.zeros(2, np.uint8), (2**61,))

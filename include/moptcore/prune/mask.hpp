@@ -76,6 +76,9 @@ MOPTCORE_API void apply_mask(const AnyView& weights, const AnyView& mask,
 /// Packs a boolean mask.
 MOPTCORE_API void pack_mask(const AnyView& mask, const MutableAnyView& packed);
 
+/// Throws unless `packed` is the uint8 vector that a mask of `shape` packs into.
+MOPTCORE_API void check_packed(const AnyView& packed, const Shape& shape, const char* where);
+
 /// Unpacks into a boolean mask.
 MOPTCORE_API void unpack_mask(const AnyView& packed, const MutableAnyView& mask);
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from moptcore._core.quant import QParams
 from moptcore.core.coverage import Coverage, CoverageError, require, table
 from moptcore.core.selectors import Pattern, Selection, select
 from moptcore.core.state import FORMAT, fingerprint_of, seal, unseal
@@ -12,6 +13,7 @@ __all__ = [
     "Coverage",
     "CoverageError",
     "Pattern",
+    "QParams",
     "Selection",
     "fingerprint_of",
     "require",

@@ -252,7 +252,7 @@ TEST_CASE("Masks refuse what does not fit", "[prune]") {
   std::vector<std::uint8_t> packed(3);
   CHECK_THROWS_WITH(
       magnitude_mask(weights, 0.5, packed),
-      "[prune.magnitude_mask] mask is packed (uint8) and must have the shape (2,), got (3,)");
+      "[prune.magnitude_mask] mask must be bool (10,) or packed uint8 (2,), got (3,)");
   std::vector<float> floats(10);
   CHECK_THROWS_AS(magnitude_mask(weights, 0.5, floats), DTypeError);
   CHECK_THROWS_AS(magnitude_mask(std::vector<int>(10), 0.5, mask), DTypeError);
