@@ -32,7 +32,8 @@ demo:
 	@echo "building the extension (seconds once it is cached)"
 	@mkdir -p build && (cmake --preset python && cmake --build --preset python) >build/demo.log 2>&1 \
 	  || { tail -n 30 build/demo.log; echo "the build failed; all of its output: build/demo.log"; exit 1; }
-	@python -m moptcore demo
+	@# On a busy machine threads that spin while they wait take the cores from those that work.
+	@GOMP_SPINCOUNT=$${GOMP_SPINCOUNT:-20000} python -m moptcore demo
 
 test: bootstrap
 	cmake --workflow --preset dev

@@ -331,7 +331,7 @@ def test_torch_results_outlive_everything_else():
 
 def test_torch_tensors_that_are_no_strided_memory_are_refused():
     torch = pytest.importorskip("torch")
-    with pytest.raises(mc.UnsupportedError, match="got Tensor, layout torch.sparse_coo"):
+    with pytest.raises(mc.UnsupportedError, match=r"got Tensor, layout torch\.sparse_coo"):
         describe(torch.eye(3).to_sparse())
     with pytest.raises(mc.UnsupportedError, match="device meta"):
         describe(torch.zeros(3, device="meta"))

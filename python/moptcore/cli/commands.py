@@ -35,7 +35,7 @@ def demo(
     data: Annotated[str, typer.Option(help="auto, fashion-mnist or mnist-5k.")] = "auto",
     threads: Annotated[int, typer.Option(min=1, help="Threads to train with.")] = 2,
 ) -> None:
-    """Train, distil, prune and quantize a real classifier; takes about two minutes."""
+    """Train, distil, prune and quantize a real classifier; takes about three minutes."""
     require("torch", "onnx", "onnxruntime", "onnxscript", "jinja2", "plotly")
     example = importlib.import_module("moptcore.demo.compress_image_classifier")
     raise typer.Exit(example.run(out, seed=seed, data=data, threads=threads))
