@@ -4,9 +4,12 @@
 #include <pybind11/numpy.h>
 #include <pybind11/stl.h>
 
+#include <cmath>
 #include <optional>
 #include <span>
+#include <sstream>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "array.hpp"
@@ -27,6 +30,12 @@ quant::Compat compat_of(const Text& text, const char* where) {
   return text ? quant::compat_from(*text, where) : quant::Compat::none;
 }
 
+std::string shape_text(const Shape& shape) {
+  std::ostringstream text;
+  text << "shape " << shape;
+  return text.str();
+}
+
 // A contiguous vector of exactly type T, or one number; the memory stays the caller's.
 template <class T>
 std::span<const T> vector_of(const Array& array, const char* where, const char* argument) {
@@ -34,8 +43,9 @@ std::span<const T> vector_of(const Array& array, const char* where, const char* 
   check<DTypeError>(view.dtype() == dtype_of<T>(), where,
                     std::string(argument) + " must be " + std::string(name(dtype_of<T>())),
                     name(view.dtype()));
-  check(view.rank() <= 1 && view.is_contiguous(), where,
-        std::string(argument) + " must be a number or a contiguous vector, shape", view.shape());
+  check(view.rank() <= 1, where, std::string(argument) + " must be a number or a vector",
+        shape_text(view.shape()));
+  check(view.is_contiguous(), where, std::string(argument) + " must be contiguous");
   return {static_cast<const T*>(view.data()), static_cast<std::size_t>(view.size())};
 }
 
@@ -45,28 +55,50 @@ std::span<std::uint8_t> bits_of(const std::optional<Array>& bits, const Array& x
   if (!bits) return {};
   const MutableAnyView view = bits->writable(where, "bits");
   check<DTypeError>(view.dtype() == DType::uint8, where, "bits must be uint8", name(view.dtype()));
-  check(view.is_contiguous() && view.size() == quant::bit_bytes(x.view().size()), where,
-        "bits must be contiguous with ceil(n / 8) elements, shape", view.shape());
+  const std::int64_t bytes = quant::bit_bytes(x.view().size());
+  check(view.size() == bytes, where,
+        "bits must have " + std::to_string(bytes) + (bytes == 1 ? " byte" : " bytes") +
+            " (one bit an element)",
+        view.size());
+  check(view.is_contiguous(), where, "bits must be contiguous");
   return {static_cast<std::uint8_t*>(view.data()), static_cast<std::size_t>(view.size())};
 }
 
-// Numbers of any kind as float32.
-std::vector<float> floats_of(py::handle source) {
-  const auto array = py::array_t < float,
-             py::array::c_style | py::array::forcecast > ::ensure(source);
-  if (!array) throw py::error_already_set();
-  return {array.data(), array.data() + array.size()};
+std::string type_of(py::handle source) {
+  if (py::isinstance<py::array>(source)) return py::str(source.attr("dtype"));
+  return py::str(py::type::handle_of(source).attr("__name__"));
+}
+
+// The array that NumPy makes of `source`, whose dtype must be of one of the kinds.
+py::array array_of(py::handle source, const char* kinds, const char* where,
+                   const std::string& rule) {
+  const auto array = source.is_none() ? py::array() : py::array::ensure(source);
+  const bool fits = !source.is_none() && array &&
+                    std::string_view(kinds).find(array.dtype().kind()) != std::string_view::npos;
+  check<DTypeError>(fits, where, rule, type_of(source));
+  return array;
+}
+
+// Numbers of any kind as float32. Finite ones must stay finite.
+std::vector<float> floats_of(py::handle source, const char* where, const std::string& argument) {
+  using Doubles = py::array_t<double, py::array::c_style | py::array::forcecast>;
+  const Doubles array(
+      array_of(source, "fiu", where, argument + " must be a number or a vector of numbers"));
+  std::vector<float> values;
+  for (py::ssize_t i = 0; i < array.size(); ++i) {
+    const double value = array.data()[i];
+    values.push_back(static_cast<float>(value));
+    check(std::isfinite(values.back()) || !std::isfinite(value), where,
+          argument + " must be in the range of float32", value);
+  }
+  return values;
 }
 
 // Whole numbers of any kind as int32.
 std::vector<std::int32_t> integers_of(py::handle source, const char* where, const char* argument) {
-  const auto array = py::array::ensure(source);
-  if (!array) throw py::error_already_set();
-  const char kind = array.dtype().kind();
-  check<DTypeError>(kind == 'i' || kind == 'u', where,
-                    std::string(argument) + " must be of an integer dtype",
-                    py::str(array.dtype()).cast<std::string>());
-  const auto wide = py::array_t < std::int64_t, py::array::c_style | py::array::forcecast > (array);
+  using Wide = py::array_t<std::int64_t, py::array::c_style | py::array::forcecast>;
+  const Wide wide(
+      array_of(source, "iu", where, std::string(argument) + " must be of an integer dtype"));
   std::vector<std::int32_t> values;
   for (py::ssize_t i = 0; i < wide.size(); ++i) {
     const std::int64_t value = wide.data()[i];
@@ -77,16 +109,40 @@ std::vector<std::int32_t> integers_of(py::handle source, const char* where, cons
   return values;
 }
 
+// A scale that is not 0 but too small for float32 is named as the caller wrote it.
+std::vector<float> scales_of(py::handle source, const char* where) {
+  std::vector<float> values = floats_of(source, where, "scale");
+  const auto doubles = py::array_t < double,
+             py::array::c_style |
+                 py::array::forcecast > (py::reinterpret_borrow<py::object>(source));
+  for (std::size_t i = 0; i < values.size(); ++i) {
+    const double value = doubles.data()[i];
+    check(values[i] > 0.0f || !(value > 0.0), where, "scale must be finite and > 0 in float32",
+          value);
+  }
+  return values;
+}
+
+DType quantized_dtype(const py::object& dtype, const char* where) {
+  constexpr auto rule = "dtype must be int8, uint8, int16, uint16, int4 or uint4";
+  // NumPy takes None for float64.
+  check<DTypeError>(!dtype.is_none(), where, rule, "None");
+  try {
+    return dtype_from(dtype, where, "dtype");
+  } catch (const py::error_already_set&) {
+    throw DTypeError(error_text(where, rule, py::repr(dtype).cast<std::string>()));
+  }
+}
+
 py::object fake_quantize(const Array& x, const GridView& grids, py::handle out,
                          const std::optional<Array>& bits, quant::NonFinite nonfinite,
-                         quant::Compat compat) {
-  constexpr auto where = "quant.fake_quantize";
+                         quant::Compat compat, const char* where) {
   Output result(x, x.dtype(), x.shape(), out, where);
   result.check_overlap(x, where);
   const std::span<std::uint8_t> mask = bits_of(bits, x, where);
   {
     const py::gil_scoped_release release;
-    quant::fake_quantize(x.view(), grids, result.view(), mask, nonfinite, compat);
+    quant::fake_quantize(x.view(), grids, result.view(), mask, nonfinite, compat, where);
   }
   return result.take();
 }
@@ -98,7 +154,8 @@ py::object fake_quantize_affine(const Array& x, const Array& scale, const Array&
   constexpr auto where = "quant.fake_quantize_affine";
   const GridView grids{vector_of<float>(scale, where, "scale"),
                        vector_of<std::int32_t>(zero_point, where, "zero_point"), qmin, qmax, axis};
-  return fake_quantize(x, grids, out, bits, quant::NonFinite::propagate, compat_of(compat, where));
+  return fake_quantize(x, grids, out, bits, quant::NonFinite::propagate, compat_of(compat, where),
+                       where);
 }
 
 py::object fake_quantize_backward(const Array& grad, const Array& bits, const py::object& out) {
@@ -122,10 +179,11 @@ void check_packed(const AnyView& bytes, const Shape& shape, const char* where,
   check<DTypeError>(bytes.dtype() == DType::uint8, where,
                     std::string(argument) + " must be uint8 where 4-bit integers are packed",
                     name(bytes.dtype()));
-  check(bytes.rank() == 1 && bytes.size() == needed && bytes.is_contiguous(), where,
-        std::string(argument) + " must be a contiguous vector of " + std::to_string(needed) +
-            " bytes, two integers in each, shape",
-        bytes.shape());
+  check(bytes.rank() == 1 && bytes.size() == needed, where,
+        std::string(argument) + " must be a vector of " + std::to_string(needed) +
+            (needed == 1 ? " byte" : " bytes") + " (two integers in each)",
+        shape_text(bytes.shape()));
+  check(bytes.is_contiguous(), where, std::string(argument) + " must be contiguous");
 }
 
 // A function of _runtime, the module that needs oneDNN.
@@ -191,9 +249,11 @@ py::object dequantize(const Array& q, const QParams& qp, const py::object& out,
   const DType dtype = target ? target->dtype() : DType::float32;
   AnyView integers = q.view();
   const bool bytes = is_nibbles(qp.dtype()) && packed && !is_nibbles(integers.dtype());
-  check(!shape || bytes, where, "shape must be None but for packed 4-bit integers");
+  check(!shape || bytes, where, "shape must be None but for packed 4-bit integers",
+        shape ? shape_text(Shape(std::span<const std::int64_t>(*shape))) : std::string());
   if (bytes) {
-    check(shape || target, where, "shape or out must be given for packed 4-bit integers");
+    check(shape || target, where, "shape or out must be given for packed 4-bit integers",
+          "None for both");
     const Shape full = shape ? Shape(std::span<const std::int64_t>(*shape)) : target->shape();
     check_packed(integers, full, where, "q");
     integers = AnyView(integers.data(), qp.dtype(), full);
@@ -213,8 +273,8 @@ py::object fake_quantize_range(const Array& x, const py::object& min, const py::
                                const Text& compat) {
   constexpr auto where = "quant.fake_quantize_range";
   check(compat == "tf", where, "compat must be \"tf\"", compat.value_or("None"));
-  const std::vector<float> low = floats_of(min);
-  const std::vector<float> high = floats_of(max);
+  const std::vector<float> low = floats_of(min, where, "min");
+  const std::vector<float> high = floats_of(max, where, "max");
   Output result(x, x.dtype(), x.shape(), out, where);
   result.check_overlap(x, where);
   const std::span<std::uint8_t> mask = bits_of(bits, x, where);
@@ -230,11 +290,10 @@ QParams make_qparams(const py::object& scale, const py::object& zero_point, cons
                      const Axis& axis, const std::optional<std::int32_t>& qmin,
                      const std::optional<std::int32_t>& qmax) {
   constexpr auto where = "quant.QParams";
-  std::vector<float> scales = floats_of(scale);
+  std::vector<float> scales = scales_of(scale, where);
   std::vector<std::int32_t> zeros = integers_of(zero_point, where, "zero_point");
   if (zeros.size() == 1) zeros.resize(scales.size(), zeros.front());
-  return {
-      std::move(scales), std::move(zeros), axis, {dtype_from(dtype, where, "dtype"), qmin, qmax}};
+  return {std::move(scales), std::move(zeros), axis, {quantized_dtype(dtype, where), qmin, qmax}};
 }
 
 template <class T>
@@ -294,10 +353,10 @@ void bind_qparams(py::module_& m) {
       [](const py::object& min, const py::object& max, const py::object& dtype, bool symmetric,
          const Axis& axis, const Text& compat) {
         constexpr auto where = "quant.qparams_from_range";
-        const std::vector<float> low = floats_of(min);
-        const std::vector<float> high = floats_of(max);
-        return quant::qparams_from_range(low, high, dtype_from(dtype, where, "dtype"), symmetric,
-                                         axis, compat_of(compat, where));
+        const std::vector<float> low = floats_of(min, where, "min");
+        const std::vector<float> high = floats_of(max, where, "max");
+        return quant::qparams_from_range(low, high, quantized_dtype(dtype, where), symmetric, axis,
+                                         compat_of(compat, where));
       },
       "min"_a, "max"_a, "dtype"_a = "int8", "symmetric"_a = true, "axis"_a = py::none(),
       "compat"_a = py::none(),
@@ -326,8 +385,7 @@ void bind_observer(py::class_<Observer>& c) {
           "qparams",
           [](const Observer& self, const py::object& dtype, bool symmetric, const Text& compat) {
             constexpr auto where = "quant.Observer.qparams";
-            return self.qparams(dtype_from(dtype, where, "dtype"), symmetric,
-                                compat_of(compat, where));
+            return self.qparams(quantized_dtype(dtype, where), symmetric, compat_of(compat, where));
           },
           "dtype"_a = "int8", "symmetric"_a = true, "compat"_a = py::none(),
           "The QParams of the range; see qparams_from_range.")
@@ -354,7 +412,8 @@ void bind_observer(py::class_<Observer>& c) {
                   py::str(py::list(state)).cast<std::string>());
             check(!strict || py::len(state) == 2, where, "state must have no key but min and max",
                   py::str(py::list(state)).cast<std::string>());
-            self.restore(floats_of(state["min"]), floats_of(state["max"]));
+            self.restore(floats_of(state["min"], where, "min"),
+                         floats_of(state["max"], where, "max"));
           },
           "state"_a, "strict"_a = true, "Continues from what state_dict() gave.")
       .def(
@@ -417,11 +476,13 @@ void bind_quant(py::module_ m) {
          const std::string& nonfinite, const Text& compat) {
         constexpr auto where = "quant.fake_quantize";
         return fake_quantize(x, qp.view(), out, bits, quant::non_finite_from(nonfinite, where),
-                             compat_of(compat, where));
+                             compat_of(compat, where), where);
       },
       "x"_a, "qp"_a, "out"_a = py::none(), "bits"_a = py::none(), "nonfinite"_a = "propagate",
       "compat"_a = py::none(),
-      "dequantize(quantize(x, qp), qp) in one pass, bit for bit, in x's dtype.\n\n"
+      "dequantize(quantize(x, qp), qp) in one pass, bit for bit, in x's dtype.\n"
+      "compat=\"torch\": torch.fake_quantize_*, which rounds before it adds the zero point;\n"
+      "torch's quantize rounds after, so that the two differ by one step at a few ties.\n\n"
       "bits: uint8 buffer of ceil(n / 8) bytes for the gradient's mask: bit i % 8 of byte i // 8\n"
       "is 1 where the i-th element (row-major) rounds to an integer in [qmin, qmax] unsaturated.\n"
       "nonfinite: NaN stays NaN (\"propagate\"), becomes 0 (\"zero_point\") or raises "
@@ -431,8 +492,9 @@ void bind_quant(py::module_ m) {
         "compat"_a = py::none(), "packed"_a = true, "backend"_a = py::none(),
         "Integers of qp.dtype: clamp(rint(x / scale) + zero_point, qmin, qmax), ties to even, as\n"
         "ONNX QuantizeLinear. Infinities saturate; NaN raises NonFiniteError or, with\n"
-        "nonfinite=\"zero_point\", becomes zero_point. compat: \"torch\" multiplies by 1 / scale,\n"
-        "\"tflite\" rounds ties away from zero.\n"
+        "nonfinite=\"zero_point\", becomes zero_point. compat: \"torch\" gives the integers of\n"
+        "torch.quantize_per_tensor, with an axis of torch.quantize_per_channel; \"tflite\" rounds\n"
+        "ties away from zero.\n"
         "int4, uint4: a uint8 vector, element 2i in the low nibble of byte i, 2i + 1 in the high\n"
         "one, row-major; packed=False: one int8 or uint8 an element.\n"
         "backend=\"onednn\": contiguous float32 to int8 or uint8 through oneDNN's reorder, which\n"

@@ -15,10 +15,18 @@ enum class Rounding : std::uint8_t {
 
 enum class NanPosition : std::uint8_t { nan, zero, low };
 
+/// When quantize adds the zero point. `before` and `fused` go with Rounding::multiply_even.
+enum class ZeroPoint : std::uint8_t {
+  after,   ///< rint(x in steps) + zero
+  before,  ///< rint(x * factor + zero), the product rounded first
+  fused,   ///< rint(x * factor + zero), the sum rounded once
+};
+
 struct GridRule {
   Rounding rounding = Rounding::divide_even;
   NanPosition nan = NanPosition::nan;
   bool float_product = false;  ///< position * scale is rounded to float also in double
+  ZeroPoint zero_point = ZeroPoint::after;
 };
 
 /// One grid. low and high are whole numbers with |low|, |high| < 2^21.

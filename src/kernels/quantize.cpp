@@ -8,6 +8,8 @@
 
 #include <moptcore/core/int4.hpp>
 
+#include <cmath>
+
 #include "kernels/grid-inl.hpp"
 
 HWY_BEFORE_NAMESPACE();
@@ -45,7 +47,45 @@ HWY_INLINE void WithInteger(Integer type, F&& f) {
   }
 }
 
-template <Rounding kRounding, class Q, class D, class Grids>
+// x * y + z with one rounding on every target.
+template <class D, class V>
+HWY_INLINE V FusedMulAdd(D d, V x, V y, V z) {
+#if HWY_NATIVE_FMA
+  (void)d;
+  return hn::MulAdd(x, y, z);
+#else
+  using T = hn::TFromD<D>;
+  HWY_ALIGN T lanes[3][HWY_MAX_BYTES / sizeof(T)];
+  hn::Store(x, d, lanes[0]);
+  hn::Store(y, d, lanes[1]);
+  hn::Store(z, d, lanes[2]);
+  for (std::size_t i = 0; i < hn::Lanes(d); ++i) {
+    lanes[0][i] = std::fma(lanes[0][i], lanes[1][i], lanes[2][i]);
+  }
+  return hn::Load(d, lanes[0]);
+#endif
+}
+
+// The saturated integer of x, still a float.
+template <Rounding kRounding, ZeroPoint kZeroPoint, class D, class V>
+HWY_INLINE V WholeNumber(D d, V x, const Lane<V>& grid, NanPosition nan) {
+  if constexpr (kZeroPoint == ZeroPoint::after) {
+    return hn::Add(Position<kRounding>(d, x, grid, nan), grid.zero);
+  } else {
+    V v;
+    if constexpr (kZeroPoint == ZeroPoint::fused) {
+      v = FusedMulAdd(d, x, grid.factor, grid.zero);
+    } else {
+      v = hn::Add(hn::Mul(x, grid.factor), grid.zero);
+    }
+    const V low = hn::Add(grid.low, grid.zero);
+    const V high = hn::Add(grid.high, grid.zero);
+    const V r = NearestEven(d, hn::Min(hn::Max(v, low), high));
+    return hn::IfThenElse(hn::Eq(v, v), r, hn::Add(NanAt(d, nan, grid.low), grid.zero));
+  }
+}
+
+template <Rounding kRounding, ZeroPoint kZeroPoint, class Q, class D, class Grids>
 HWY_INLINE void QuantizeTo(D d, const hn::TFromD<D>* src, std::int64_t n, const Grids& grids,
                            NanPosition nan, Q* dst) {
   const hn::Rebind<Q, D> dq;
@@ -53,13 +93,14 @@ HWY_INLINE void QuantizeTo(D d, const hn::TFromD<D>* src, std::int64_t n, const 
   std::int64_t i = 0;
   for (; i + lanes <= n; i += lanes) {
     const auto grid = grids.Load(d, i);
-    const auto r = Position<kRounding>(d, hn::LoadU(d, src + i), grid, nan);
-    hn::StoreU(hn::DemoteTo(dq, ToInt32(d, hn::Add(r, grid.zero))), dq, dst + i);
+    const auto q = WholeNumber<kRounding, kZeroPoint>(d, hn::LoadU(d, src + i), grid, nan);
+    hn::StoreU(hn::DemoteTo(dq, ToInt32(d, q)), dq, dst + i);
   }
   if (i < n) {
     const auto grid = grids.LoadN(d, i, n - i);
-    const auto r = Position<kRounding>(d, LoadPart(d, src + i, n - i), grid, nan);
-    StorePart(dq, hn::DemoteTo(dq, ToInt32(d, hn::Add(r, grid.zero))), dst + i, n - i);
+    const auto part = LoadPart(d, src + i, n - i);
+    const auto q = WholeNumber<kRounding, kZeroPoint>(d, part, grid, nan);
+    StorePart(dq, hn::DemoteTo(dq, ToInt32(d, q)), dst + i, n - i);
   }
 }
 
@@ -67,11 +108,21 @@ template <class T, class Grids>
 HWY_INLINE void Quantize(const T* src, std::int64_t n, const Grids& grids, const GridRule& rule,
                          Integer type, void* dst) {
   const hn::ScalableTag<T> d;
-  WithRounding(rule.rounding, [&]<Rounding kRounding>() HWY_ATTR {
+  const auto run = [&]<Rounding kRounding, ZeroPoint kZeroPoint>() HWY_ATTR {
     WithInteger(type, [&](auto q) HWY_ATTR {
-      QuantizeTo<kRounding>(d, src, n, grids, rule.nan, static_cast<decltype(q)*>(dst));
+      QuantizeTo<kRounding, kZeroPoint>(d, src, n, grids, rule.nan, static_cast<decltype(q)*>(dst));
     });
-  });
+  };
+  switch (rule.zero_point) {
+    case ZeroPoint::before:
+      return run.template operator()<Rounding::multiply_even, ZeroPoint::before>();
+    case ZeroPoint::fused:
+      return run.template operator()<Rounding::multiply_even, ZeroPoint::fused>();
+    case ZeroPoint::after:
+      WithRounding(rule.rounding, [&]<Rounding kRounding>() HWY_ATTR {
+        run.template operator()<kRounding, ZeroPoint::after>();
+      });
+  }
 }
 
 template <class Q, class D, class Grids>

@@ -11,7 +11,8 @@ namespace moptcore::inline v0::kernels {
 /// The type of the elements behind a void pointer.
 enum class Integer : std::uint8_t { int8, uint8, int16, uint16 };
 
-/// dst[i] = position(src[i]) + zero. rule.nan must not be NanPosition::nan.
+/// dst[i] = position(src[i]) + zero, or as rule.zero_point says. rule.nan must not be
+/// NanPosition::nan.
 void quantize_f32(const float* src, std::int64_t n, const GridStep<float>& grid,
                   const GridRule& rule, Integer type, void* dst) noexcept;
 void quantize_f32(const float* src, std::int64_t n, const GridTable<float>& grids,

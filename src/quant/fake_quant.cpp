@@ -30,8 +30,8 @@ void run(const double* src, std::int64_t n, const Grids& grids, const GridRule& 
 
 template <class T>
 void fake_quantize_as(const AnyView& src, const GridView& grids, const MutableAnyView& dst,
-                      std::span<std::uint8_t> bits, NonFinite nonfinite, Compat compat) {
-  constexpr auto where = "quant.fake_quantize";
+                      std::span<std::uint8_t> bits, NonFinite nonfinite, Compat compat,
+                      const char* where) {
   GridRule rule = grid_rule(nonfinite, compat);
   // Along an axis torch multiplies doubles in double.
   rule.float_product = rule.float_product && !grids.axis;
@@ -80,8 +80,8 @@ void keep_where(const AnyView& grad, const std::uint8_t* bits, const MutableAnyV
 }  // namespace
 
 void fake_quantize(const AnyView& src, const GridView& grids, const MutableAnyView& dst,
-                   std::span<std::uint8_t> bits, NonFinite nonfinite, Compat compat) {
-  constexpr auto where = "quant.fake_quantize";
+                   std::span<std::uint8_t> bits, NonFinite nonfinite, Compat compat,
+                   const char* where) {
   check_same(src, dst, where, "x");
   check(compat != Compat::tf, where,
         "compat must be None, \"torch\" or \"tflite\" (for \"tf\" see fake_quantize_range)", "tf");
@@ -90,9 +90,9 @@ void fake_quantize(const AnyView& src, const GridView& grids, const MutableAnyVi
     check_bits(bits, dst, where);
   }
   if (src.dtype() == DType::float64) {
-    fake_quantize_as<double>(src, grids, dst, bits, nonfinite, compat);
+    fake_quantize_as<double>(src, grids, dst, bits, nonfinite, compat, where);
   } else {
-    fake_quantize_as<float>(src, grids, dst, bits, nonfinite, compat);
+    fake_quantize_as<float>(src, grids, dst, bits, nonfinite, compat, where);
   }
 }
 

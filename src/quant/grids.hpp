@@ -95,6 +95,8 @@ class GridSteps {
   GridSteps(std::vector<Step> steps, std::int64_t axis, const Shape& shape, std::string_view where,
             std::string_view argument)
       : per_axis_(true) {
+    check(shape.rank() > 0, where, "the tensor must have at least 1 dimension where axis is given",
+          "shape ()");
     const int at = normalize_axis(axis, shape.rank(), where);
     if (static_cast<std::int64_t>(steps.size()) != shape[at]) [[unlikely]] {
       throw Error(error_text(where,

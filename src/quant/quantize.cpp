@@ -94,7 +94,11 @@ void quantize_as(const AnyView& src, const QParams& params, const MutableAnyView
                  NonFinite nonfinite, Compat compat) {
   constexpr auto where = "quant.quantize";
   GridRule rule = grid_rule(nonfinite, compat);
-  if (compat != Compat::torch) rule.nan = kernels::NanPosition::zero;
+  if (compat == Compat::torch) {
+    rule.zero_point = params.axis() ? kernels::ZeroPoint::before : kernels::ZeroPoint::fused;
+  } else {
+    rule.nan = kernels::NanPosition::zero;
+  }
   const auto steps = GridSteps<T>::from(params.view(), src.shape(), rule.rounding, where);
   if (nonfinite == NonFinite::error) check_no_nan(src, where);
   const QuantizedBlock layout(dst);

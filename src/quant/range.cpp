@@ -144,6 +144,7 @@ QParams qparams_from_range(std::span<const float> min, std::span<const float> ma
         where, "max must have as many elements as min (" + std::to_string(min.size()) + ")",
         max.size()));
   }
+  check(!min.empty(), where, "min must have at least one element", 0);
   const kernels::FloatMode mode;
   std::vector<float> scale(min.size());
   std::vector<std::int32_t> zero_point(min.size());
@@ -171,7 +172,9 @@ void RangeObserver::update(const AnyView& x, OnNonFinite nonfinite) {
     throw DTypeError(
         error_text(where, "x must be float64, float32, float16 or bfloat16", name(x.dtype())));
   }
-  check(!x.empty(), where, "x must have at least one element, shape", x.shape());
+  check(!x.empty(), where, "x must have at least one element", "0");
+  check(!axis_ || x.rank() > 0, where, "x must have at least 1 dimension where axis is given",
+        "shape ()");
   std::optional<int> axis;
   if (axis_) axis = normalize_axis(*axis_, x.rank(), where);
   const std::size_t channels = axis ? static_cast<std::size_t>(x.shape()[*axis]) : 1;

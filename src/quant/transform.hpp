@@ -45,7 +45,8 @@ inline void check_bits(std::span<const std::uint8_t> bits, const AnyView& x, con
   const std::int64_t bytes = (x.size() + 7) / 8;
   if (static_cast<std::int64_t>(bits.size()) != bytes) [[unlikely]] {
     throw Error(error_text(where,
-                           "bits must have " + std::to_string(bytes) + " bytes, one bit an element",
+                           "bits must have " + std::to_string(bytes) +
+                               (bytes == 1 ? " byte" : " bytes") + " (one bit an element)",
                            bits.size()));
   }
   const auto [first, last] = extent_of(x);

@@ -109,7 +109,8 @@ def test_quantize_and_dequantize_follow_the_formula(dtype, axis, compat):
         assert np.array_equal(q, expected)
         back = quant.dequantize(q, qp)
     assert same(back, reference.dequantize(expected, scale, zero, axis))
-    assert same(quant.fake_quantize(x, qp, compat=compat), back)
+    if compat != "torch":
+        assert same(quant.fake_quantize(x, qp, compat=compat), back)
 
 
 @settings(max_examples=200, deadline=None)
@@ -124,7 +125,11 @@ def test_fake_quantize_is_dequantize_of_quantize_bit_for_bit(x, scale, zero, com
     qp = quant.QParams(scale, zero)
     q = quant.quantize(x, qp, compat=compat)
     assert np.array_equal(q, reference.quantize(x, scale, zero, -128, 127, None, compat))
-    assert same(quant.fake_quantize(x, qp, compat=compat), quant.dequantize(q, qp))
+    fake = quant.fake_quantize(x, qp, compat=compat)
+    if compat == "torch":
+        assert same(fake, reference.fake_quantize(x, scale, zero, -128, 127, None, compat))
+    else:
+        assert same(fake, quant.dequantize(q, qp))
 
 
 def test_fake_quantize_in_double_is_dequantize_into_double():
@@ -148,6 +153,35 @@ def test_compat_torch_equals_torch_per_tensor(scale):
         assert torch.equal(ours, theirs.detach()), name
         back = quant.fake_quantize_backward(torch.ones_like(t), bits)
         assert torch.equal(back, t.grad), name
+
+
+@pytest.mark.filterwarnings("ignore:.*quantized tensor creation functions:UserWarning")
+@pytest.mark.parametrize(("name", "zeros"), [
+    ("int8", [0, -128, -17, 3, 127]), ("uint8", [0, 3, 100, 128, 255])])  # fmt: skip
+def test_compat_torch_quantizes_as_torch_does(name, zeros):
+    qdtype = {"int8": torch.qint8, "uint8": torch.quint8}[name]
+    beside = 0
+    for scale in (0.1, 0.05, 0.013, 2.0**-7, 7.0, 2.0**-126, 3e38):
+        scale = float(np.float32(scale))
+        x = torch.from_numpy(np.random.default_rng(0).permutation(adversarial(scale)))
+        for zero in zeros:
+            qp = quant.QParams(scale, zero, name)
+            whole = quant.quantize(x, qp, compat="torch")
+            # All lengths up to 9 have a vector of 8 or not, and a tail or not.
+            for part in (x, *(x[at : at + at % 10] for at in range(0, 300, 7))):
+                theirs = torch.quantize_per_tensor(part, scale, zero, qdtype).int_repr()
+                assert torch.equal(quant.quantize(part, qp, compat="torch"), theirs)
+            beside += int((whole != quant.quantize(x, qp)).sum())
+        count = len(zeros)
+        many = x[: x.numel() // count * count]
+        scales, offsets = torch.full((count,), scale), torch.tensor(zeros)
+        for shape, axis in (((count, -1), 0), ((-1, count), 1), ((-1, count, 3), 1)):
+            full = many[: many.numel() // (3 * count) * 3 * count].reshape(shape)
+            theirs = torch.quantize_per_channel(full, scales, offsets, axis, qdtype).int_repr()
+            qp = quant.QParams(scales.numpy(), offsets.numpy(), name, axis)
+            assert torch.equal(quant.quantize(full, qp, compat="torch"), theirs)
+    assert beside > 0
+    assert quant.quantize(np.float32([-0.25]), quant.QParams(0.1, 3), compat="torch") == [0]
 
 
 @pytest.mark.parametrize("name", ["float32", "float64", "float16", "bfloat16"])
@@ -250,8 +284,10 @@ def test_compat_tflite_equals_tflite():
         assert np.array_equal(ours[fits], golden[f"reference{i}"][fits])
         top = qp.qmax if qp.zero_point < qp.qmax else qp.zero_point
         assert set(ours[~fits]) <= {qp.qmin, top}
-        # TFLite's optimized kernels multiply by the reciprocal and round to even, as torch does.
-        assert np.array_equal(quant.quantize(x, qp, compat="torch"), golden[f"default{i}"])
+        # TFLite's optimized kernels multiply by the reciprocal and round to even, as torch's fake
+        # quantization does: its values are whole steps but for an error far below half of one.
+        fake = quant.fake_quantize(x, qp, compat="torch").astype(np.float64)
+        assert np.array_equal(np.rint(fake / qp.scale) + qp.zero_point, golden[f"default{i}"])
 
 
 def test_compat_tflite_weights_equal_the_converters():
@@ -569,7 +605,21 @@ def test_qparams_are_values():
         ({"scale": -1.0}, mc.Error, "scale must be finite and > 0, got -1"),
         ({"scale": float("nan")}, mc.Error, "scale must be finite and > 0, got nan"),
         ({"scale": float("inf")}, mc.Error, "scale must be finite and > 0, got inf"),
-        ({"scale": 1e-60}, mc.Error, "scale must be finite and > 0, got 0"),
+        ({"scale": 1e-60}, mc.Error, "scale must be finite and > 0 in float32, got 1e-60"),
+        ({"scale": 1e39}, mc.Error, r"scale must be in the range of float32, got 1e\+39"),
+        ({"scale": [], "axis": 0}, mc.Error, "scale must have at least one element"),
+        ({"scale": "a"}, TypeError, "scale must be a number or a vector of numbers, got str"),
+        ({"scale": object()}, TypeError, "scale must be a number or.*, got object"),
+        ({"scale": {}}, TypeError, "scale must be a number or.*, got dict"),
+        ({"scale": None}, TypeError, "scale must be a number or.*, got NoneType"),
+        ({"scale": 1, "zero_point": None}, TypeError, "zero_point must be.*, got NoneType"),
+        ({"scale": 1, "dtype": None}, TypeError, "dtype must be int8, .*, got None"),
+        ({"scale": 1, "dtype": 5}, TypeError, "dtype must be int8, .*, got 5"),
+        (
+            {"scale": 1, "qmin": 5},
+            mc.Error,
+            r"zero_point must be in \[5, 127\] \(the default zero_point is 0\), got 0",
+        ),
         (
             {"scale": 1, "zero_point": 128},
             mc.Error,
@@ -600,7 +650,33 @@ READ_ONLY.flags.writeable = False
         (lambda q: quant.fake_quantize(X, q, out=X[:1]), mc.Error, "out"),
         (lambda q: quant.fake_quantize(X, q, out=X.astype("f8")), TypeError, "out"),
         (lambda q: quant.fake_quantize(X, q, out=READ_ONLY), mc.Error, "out must be writable"),
-        (lambda q: quant.fake_quantize(X, q, bits=np.zeros(2, "u1")), mc.Error, "bits must be"),
+        (
+            lambda q: quant.fake_quantize(X, q, bits=np.zeros(2, "u1")),
+            mc.Error,
+            r"bits must have 1 byte \(one bit an element\), got 2",
+        ),
+        (
+            lambda q: quant.fake_quantize_affine(X, np.ones(1, "f4"), np.zeros(1, "i4"), 3, 1),
+            mc.Error,
+            r"\[quant.fake_quantize_affine\] qmin",
+        ),
+        (
+            lambda q: quant.fake_quantize(np.float32(1), quant.QParams([1, 1], axis=-1)),
+            mc.Error,
+            r"at least 1 dimension where axis is given, got shape \(\)",
+        ),
+        (
+            lambda q: quant.MinMaxObserver(axis=0).update(np.ones((), "f4")),
+            mc.Error,
+            r"x must have at least 1 dimension where axis is given, got shape \(\)",
+        ),
+        (lambda q: quant.qparams_from_range("a", 1), TypeError, "min must be a number.*, got str"),
+        (lambda q: quant.qparams_from_range([], [], axis=0), mc.Error, "min must have at least"),
+        (
+            lambda q: quant.fake_quantize_affine(X, np.ones((1, 1), "f4"), np.zeros(1, "i4"), 0, 1),
+            mc.Error,
+            r"scale must be a number or a vector, got shape \(1, 1\)",
+        ),
         (lambda q: quant.fake_quantize(X, q, bits=np.zeros(1, "i1")), TypeError, "bits must be"),
         (
             lambda q: quant.fake_quantize(X, q, compat="tfmot"),
@@ -625,19 +701,19 @@ READ_ONLY.flags.writeable = False
         (
             lambda q: quant.dequantize(np.zeros(3, "u1"), quant.QParams(1, dtype="int4")),
             mc.Error,
-            "shape or out must be given",
+            "shape or out must be given for packed 4-bit integers, got None for both",
         ),
         (
             lambda q: quant.dequantize(
                 np.zeros(3, "u1"), quant.QParams(1, dtype="int4"), shape=[7]
             ),
             mc.Error,
-            "vector of 4 bytes",
+            r"q must be a vector of 4 bytes \(two integers in each\), got shape \(3,\)",
         ),
         (
             lambda q: quant.dequantize(np.zeros(3, "i1"), q, shape=[3]),
             mc.Error,
-            "shape must be None",
+            r"shape must be None.*, got shape \(3,\)",
         ),
         (
             lambda q: quant.fake_quantize_backward(X, np.zeros(2, "u1")),
@@ -668,7 +744,7 @@ READ_ONLY.flags.writeable = False
             "max must have as many",
         ),
         (lambda q: quant.qparams_from_range(0, 1, "int32"), TypeError, "dtype must be"),
-        (lambda q: quant.MinMaxObserver().update(X[:0]), mc.Error, "at least one element"),
+        (lambda q: quant.MinMaxObserver().update(X[:0]), mc.Error, "at least one element, got 0"),
         (lambda q: quant.MinMaxObserver().update(X.astype(int)), TypeError, "x must be float64"),
         (lambda q: quant.MinMaxObserver(axis=2).update(X), IndexError, "axis must be in"),
         (lambda q: quant.MinMaxObserver().qparams(), mc.Error, "update must have been called"),

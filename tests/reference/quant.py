@@ -41,7 +41,27 @@ def steps(x, scale, axis=None, compat=None):
         return half_away(quotient) if compat == "tflite" else np.rint(quotient)
 
 
+def quantize_as_torch(x, scale, zero_point, qmin, qmax, axis=None):
+    """torch.quantize_*: the zero point is added before rounding, without an axis in one step."""
+    inverse = along(np.float32(1) / np.asarray(scale, np.float32), x.ndim, axis).astype(x.dtype)
+    zero = along(np.asarray(zero_point, x.dtype), x.ndim, axis)
+    with np.errstate(all="ignore"):
+        if axis is None:
+            # The long double holds the product of two floats and rounds the sum to 64 bits: not
+            # below the 24 + 24 that the sum needs where it lies among the integers.
+            whole = np.rint((x.astype(np.longdouble) * inverse + zero).astype(x.dtype))
+        else:
+            whole = np.rint(x * inverse + zero)
+    return np.where(np.isnan(whole), qmin, np.clip(whole, qmin, qmax)).astype(np.int64)
+
+
 def quantize(x, scale, zero_point, qmin, qmax, axis=None, compat=None):
+    if compat == "torch":
+        return quantize_as_torch(x, scale, zero_point, qmin, qmax, axis)
+    return round_then_add(x, scale, zero_point, qmin, qmax, axis, compat)
+
+
+def round_then_add(x, scale, zero_point, qmin, qmax, axis=None, compat=None):
     zero = along(np.asarray(zero_point, np.float64), x.ndim, axis)
     whole = steps(x, scale, axis, compat).astype(np.float64)
     nan = qmin if compat == "torch" else zero
@@ -54,7 +74,7 @@ def dequantize(q, scale, zero_point, axis=None, dtype=np.float32):
 
 
 def fake_quantize(x, scale, zero_point, qmin, qmax, axis=None, compat=None):
-    q = quantize(x, scale, zero_point, qmin, qmax, axis, compat)
+    q = round_then_add(x, scale, zero_point, qmin, qmax, axis, compat)
     if compat == "torch":
         # torch.fake_quantize_per_tensor_affine multiplies in float even where x is a double.
         precision = np.float32 if axis is None else x.dtype

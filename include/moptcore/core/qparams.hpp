@@ -110,6 +110,14 @@ class QParams {
                                  std::string(name(dtype_)),
                              std::to_string(qmin_) + " and " + std::to_string(qmax_)));
     }
+    check(!scale_.empty(), where, "scale must have at least one element", 0);
+    // Whoever gave only qmin or qmax never named a zero point.
+    const bool lacks_zero = qmin_ > 0 || qmax_ < 0;
+    check(!lacks_zero || std::find(zero_point_.begin(), zero_point_.end(), 0) == zero_point_.end(),
+          where,
+          "zero_point must be in [" + std::to_string(qmin_) + ", " + std::to_string(qmax_) +
+              "] (the default zero_point is 0)",
+          0);
     check_grids(view(), where);
   }
 

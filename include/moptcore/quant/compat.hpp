@@ -13,6 +13,9 @@ namespace moptcore::inline v0::quant {
 ///
 /// none:   ONNX QuantizeLinear: divide by the scale, round half to even.
 /// torch:  multiply by the float reciprocal of the scale, round half to even; NaN becomes qmin.
+///         torch has two roundings: fake quantization (torch.fake_quantize_*) rounds x / scale
+///         and then adds the zero point, quantization (torch.quantize_*) adds the zero point and
+///         then rounds, so that at a few ties the integers differ by one. Each is followed.
 /// tflite: divide by the scale, round half away from zero.
 /// tf:     tf.quantization.fake_quant_*: a range instead of a grid, see fake_quantize_range.
 enum class Compat : std::uint8_t { none, torch, tf, tflite };

@@ -180,6 +180,8 @@ def fake_quantize(
 ) -> typing.Any:
     """
     dequantize(quantize(x, qp), qp) in one pass, bit for bit, in x's dtype.
+    compat="torch": torch.fake_quantize_*, which rounds before it adds the zero point;
+    torch's quantize rounds after, so that the two differ by one step at a few ties.
 
     bits: uint8 buffer of ceil(n / 8) bytes for the gradient's mask: bit i % 8 of byte i // 8
     is 1 where the i-th element (row-major) rounds to an integer in [qmin, qmax] unsaturated.
@@ -252,8 +254,9 @@ def quantize(
     """
     Integers of qp.dtype: clamp(rint(x / scale) + zero_point, qmin, qmax), ties to even, as
     ONNX QuantizeLinear. Infinities saturate; NaN raises NonFiniteError or, with
-    nonfinite="zero_point", becomes zero_point. compat: "torch" multiplies by 1 / scale,
-    "tflite" rounds ties away from zero.
+    nonfinite="zero_point", becomes zero_point. compat: "torch" gives the integers of
+    torch.quantize_per_tensor, with an axis of torch.quantize_per_channel; "tflite" rounds
+    ties away from zero.
     int4, uint4: a uint8 vector, element 2i in the low nibble of byte i, 2i + 1 in the high
     one, row-major; packed=False: one int8 or uint8 an element.
     backend="onednn": contiguous float32 to int8 or uint8 through oneDNN's reorder, which

@@ -23,6 +23,7 @@ using kernels::GridTable;
 using kernels::Integer;
 using kernels::NanPosition;
 using kernels::Rounding;
+using kernels::ZeroPoint;
 using quant::Compat;
 
 namespace {
@@ -33,6 +34,14 @@ GridRule rule_of(Compat compat) {
   if (compat == Compat::torch) return {Rounding::multiply_even, NanPosition::low, true};
   return {compat == Compat::tflite ? Rounding::divide_away : Rounding::divide_even,
           NanPosition::nan, false};
+}
+
+// The same for quantize, which cannot give NaN.
+GridRule whole_rule_of(Compat compat, bool along_axis = false) {
+  GridRule rule = rule_of(compat);
+  if (rule.nan == NanPosition::nan) rule.nan = NanPosition::zero;
+  if (compat == Compat::torch) rule.zero_point = along_axis ? ZeroPoint::before : ZeroPoint::fused;
+  return rule;
 }
 
 template <class T>
@@ -167,14 +176,12 @@ void check_many_grids(std::int64_t n, Compat compat) {
   std::vector<T> back(count + 1, T(77));
   std::vector<std::uint8_t> bits(static_cast<std::size_t>(quant::bit_bytes(n)) + 1, 0xAB);
   std::vector<std::int8_t> q(count + 1, 77);
-  GridRule rule = rule_of(compat);
-  fake_quant(x.data(), n, table, rule, y.data(), bits.data());
-  if (rule.nan == NanPosition::nan) rule.nan = NanPosition::zero;
-  quantize(x.data(), n, table, rule, Integer::int8, q.data());
+  fake_quant(x.data(), n, table, rule_of(compat), y.data(), bits.data());
+  quantize(x.data(), n, table, whole_rule_of(compat, true), Integer::int8, q.data());
   dequantize(q.data(), Integer::int8, n, table, back.data());
   bool all = true;
   for (std::size_t i = 0; i < count; ++i) {
-    const std::int32_t expected = quant::quantize(x[i], grids[i], compat);
+    const std::int32_t expected = quant::quantize(x[i], grids[i], compat, true);
     all = all && same(y[i], quant::fake_quantize(x[i], grids[i], compat)) && q[i] == expected &&
           bit(bits, i) == quant::passes_gradient(x[i], grids[i], compat) &&
           same(back[i], quant::dequantize<T>(expected, grids[i]));
@@ -191,8 +198,7 @@ void check_integers(Integer type) {
   const Grid grid{0.07f, std::is_signed_v<Q> ? -3 : 3, std::numeric_limits<Q>::min(),
                   std::numeric_limits<Q>::max()};
   for (const Compat compat : kCompats) {
-    GridRule rule = rule_of(compat);
-    if (rule.nan == NanPosition::nan) rule.nan = NanPosition::zero;
+    const GridRule rule = whole_rule_of(compat);
     for (const std::int64_t n : lengths()) {
       const auto x = values<T>(n, static_cast<T>(grid.scale));
       std::vector<Q> q(x.size() + 1, Q(77));
@@ -217,23 +223,26 @@ void check_patterns(std::uint64_t stride) {
   std::vector<float> x(kBlock);
   std::vector<float> y(kBlock);
   std::vector<std::int8_t> q(kBlock);
+  std::vector<std::int8_t> along(kBlock);
   std::vector<std::uint8_t> bits(kBlock / 8);
   for (const Grid& grid : {Grid{0.02f, 3, -127, 127}, Grid{2e-38f, -128, -128, 127}}) {
     for (const Compat compat : kCompats) {
       const auto step = step_of<float>(grid, compat);
-      GridRule rule = rule_of(compat);
-      GridRule whole = rule;
-      if (whole.nan == NanPosition::nan) whole.nan = NanPosition::zero;
+      const GridRule rule = rule_of(compat);
+      const GridRule whole = whole_rule_of(compat);
+      const GridRule beside = whole_rule_of(compat, true);
       for (std::uint64_t first = 0; first < (std::uint64_t{1} << 32); first += stride * kBlock) {
         for (std::size_t i = 0; i < kBlock; ++i) {
           x[i] = std::bit_cast<float>(static_cast<std::uint32_t>(first + i * stride));
         }
         kernels::fake_quant_f32(x.data(), kBlock, step, rule, y.data(), bits.data());
         kernels::quantize_f32(x.data(), kBlock, step, whole, Integer::int8, q.data());
+        kernels::quantize_f32(x.data(), kBlock, step, beside, Integer::int8, along.data());
         bool all = true;
         for (std::size_t i = 0; i < kBlock; ++i) {
           all = all && same(y[i], quant::fake_quantize(x[i], grid, compat)) &&
                 q[i] == quant::quantize(x[i], grid, compat) &&
+                along[i] == quant::quantize(x[i], grid, compat, true) &&
                 bit(bits, i) == quant::passes_gradient(x[i], grid, compat);
         }
         if (!all) FAIL("a float from pattern " << first << " on differs");
