@@ -210,13 +210,13 @@ def test_all_operations_without_a_form_are_named_and_nothing_is_written(tmp_path
         def __init__(self) -> None:
             super().__init__()
             self.fc = nn.Linear(4, 4)
-            self.up = nn.ConvTranspose1d(4, 4, 2)
+            self.up = nn.LocalResponseNorm(2)
 
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return torch.cumsum(self.up(self.fc(x).unsqueeze(-1)), 1)
 
     qmodel = mct.prepare_qat(Odd(), torch.randn(2, 4))
-    with pytest.raises(moptcore.UnsupportedError, match=r"ConvTranspose1d \(up\), cumsum"):
+    with pytest.raises(moptcore.UnsupportedError, match=r"LocalResponseNorm \(up\), cumsum"):
         mct.export_onnx(qmodel, torch.randn(2, 4), tmp_path / "odd.onnx")
     assert list(tmp_path.iterdir()) == []
 
@@ -344,3 +344,43 @@ def test_patterns_of_larger_networks_agree_with_the_runtime(
             expected = each(x).numpy()
         # Float rounding, or one integer that falls to the other side of a tie.
         np.testing.assert_allclose(run(path, x)[0], expected, atol=0.02 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("mode", ["reflect", "replicate", "circular"])
+@pytest.mark.parametrize("prepare", [False, True])
+def test_padding_and_transposed_convolutions_agree_with_the_runtime(
+    mode: str, prepare: bool, tmp_path: Path
+) -> None:
+    torch.manual_seed(0)
+    model: nn.Module = nn.Sequential(
+        nn.Conv2d(2, 4, (3, 5), padding=(1, 2), padding_mode=mode),
+        nn.ReLU(),
+        nn.Conv2d(4, 4, (2, 4), padding="same", padding_mode=mode),
+        nn.ConvTranspose2d(4, 6, 3, stride=2, padding=1, output_padding=1, groups=2),
+        nn.ReLU(),
+        nn.Conv2d(6, 3, 1),
+    )
+    x = torch.randn(2, 2, 6, 8)
+    if prepare:
+        model = mct.prepare_qat(model, x)
+    with torch.no_grad():
+        expected = model.eval()(x).numpy()
+    (found,) = run(mct.export_onnx(model, x, tmp_path / "model.onnx"), x)
+    # Float sums in another order: 1e-5 of the output's size; int8: one level of what the last
+    # layer reads, on each of its 6 weights of less than 0.5, where a tie rounds the other way.
+    limit = 1e-5 * max(1.0, float(np.abs(expected).max()))
+    if prepare:
+        limit += 3 * max(float(m.scale) for m in model._quant.values() if hasattr(m, "low"))
+    assert np.abs(found - expected).max() <= limit
+
+
+def test_compiled_modules_export_as_what_they_wrap(tmp_path: Path) -> None:
+    model, x = nn.Sequential(nn.Linear(4, 3), nn.ReLU()).eval(), torch.randn(2, 4)
+    for each in (model, mct.prepare_qat(model, x).eval()):
+        wrapped = torch.compile(each, backend="eager")
+        plain = mct.export_onnx(each, x, tmp_path / "plain.onnx").read_bytes()
+        assert mct.export_onnx(wrapped, x, tmp_path / "wrapped.onnx").read_bytes() == plain
+    with pytest.raises(TypeError, match="path must be a str or a path, got NoneType"):
+        mct.export_onnx(model, x, None)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="opset must be an integer, got '17'"):
+        mct.export_onnx(model, x, tmp_path / "x.onnx", opset="17")  # type: ignore[arg-type]

@@ -6,6 +6,7 @@ import io
 import pickle
 import warnings
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import moptcore
@@ -629,3 +630,44 @@ def test_parameters_that_are_not_plain_are_reported() -> None:
         "2.codes": "dtype torch.int32",
     }
     assert rows["2.weight"].done
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"include": 5}, "include must be a glob, a type, a callable or several of them, got 5"),
+        ({"include": lambda module: True}, r"include callables must take .*lambda>\(module\)"),
+        ({"exclude": [3.0]}, "exclude must hold globs, types or callables, got 3.0"),
+        ({"include": "1.bias"}, r"1\.bias: it has 1 dimension; only parameters with 2 or more are"),
+        ({"seed": "a"}, "seed must be an integer >= 0, got 'a'"),
+        ({"seed": -1}, "seed must be an integer >= 0, got -1"),
+    ],
+)
+def test_arguments_of_another_kind_are_named(options: dict[str, Any], text: str) -> None:
+    model = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.Linear(4, 2))
+    with pytest.raises(moptcore.Error, match=rf"\[torch.Pruner\] .*{text}"):
+        mct.Pruner(model, ConstantSparsity(0.5, 1), **options)
+
+
+def test_excluding_a_parameter_that_is_no_candidate_is_allowed() -> None:
+    model = torch.nn.Sequential(torch.nn.Linear(4, 4))
+    pruner = mct.Pruner(model, ConstantSparsity(0.5, 1), exclude="0.bias")
+    assert [row.done for row in pruner.coverage] == [True]
+
+
+def test_state_passes_through_a_safe_checkpoint(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Linear(9, 4), torch.nn.Linear(4, 2))
+    pruner = mct.Pruner(model, ConstantSparsity(0.5, 1), seed=3)
+    for _ in range(3):
+        pruner.step()
+    tensors = {key: torch.from_numpy(value) for key, value in pruner.state_dict().items()}
+    torch.save({"model": model.state_dict(), "pruner": tensors}, tmp_path / "checkpoint.pt")
+    found = torch.load(tmp_path / "checkpoint.pt", weights_only=True)["pruner"]
+    other = mct.Pruner(copy.deepcopy(model), ConstantSparsity(0.5, 1))
+    other.load_state_dict(found)
+    expected, state = pruner.state_dict(), other.state_dict()
+    assert set(state) == set(expected)
+    assert all(np.array_equal(state[key], value) for key, value in expected.items())
+    with pytest.raises(TypeError, match=r"state must be a mapping .*, got NoneType"):
+        other.load_state_dict(None)  # type: ignore[arg-type]

@@ -153,7 +153,8 @@ def test_coverage_says_why_a_weight_stays_float_and_strict_refuses() -> None:
         mct.prepare_qat(Text(), example, strict=True)
     chosen = mct.prepare_qat(Text(), example, include="fc", strict=True).coverage
     assert [row.name for row in chosen if row.done] == ["fc.weight"]
-    left = mct.prepare_qat(Text(), example, exclude=[nn.Linear]).coverage
+    with pytest.warns(UserWarning, match=r"nothing becomes int8 .*fc.weight: excluded by Linear"):
+        left = mct.prepare_qat(Text(), example, exclude=[nn.Linear]).coverage
     assert not any(row.done for row in left)
     with pytest.raises(ValueError, match="nearest names"):
         mct.prepare_qat(Text(), example, include="fd")
@@ -449,3 +450,49 @@ def test_zeros_are_exact_in_the_parameters_right_after_a_step(
             assert (named[name][pruned] == 0).all()
     for name, old, pruned in zip(("0.weight", "4.weight"), before, zeros, strict=True):
         assert (named[name][~pruned] != old[~pruned]).float().mean() > 0.5
+
+
+class _Recurrent(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.attention = nn.MultiheadAttention(4, 2)
+        self.head = nn.Linear(4, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y: torch.Tensor = self.head(self.attention(x, x, x)[0])
+        return y
+
+
+def test_coverage_says_what_export_cannot_write() -> None:
+    rows = mct.prepare_qat(_Recurrent(), torch.randn(3, 2, 4)).coverage
+    reasons = {row.name: row.reason for row in rows}
+    assert reasons.pop("head.weight") == ""
+    assert set(reasons) == {"attention.in_proj_weight", "attention.out_proj.weight"}
+    for reason in reasons.values():
+        assert reason.startswith("left in float: MultiheadAttention is not a Linear")
+        assert reason.endswith("export_onnx cannot write it yet")
+
+
+def test_a_model_that_stays_in_float_is_a_warning() -> None:
+    text = r"nothing becomes int8 \(0.weight: left in float: ConvTranspose1d is not a Linear.*\)"
+    with pytest.warns(UserWarning, match=text):
+        mct.prepare_qat(nn.Sequential(nn.ConvTranspose1d(2, 2, 3)), torch.randn(1, 2, 5))
+    with pytest.warns(UserWarning, match=r"int8 \(no parameter has 2 or more dimensions\)"):
+        mct.prepare_qat(nn.Sequential(nn.ReLU()), torch.randn(1, 2))
+
+
+def test_a_module_that_cannot_be_traced_is_named() -> None:
+    with pytest.raises(moptcore.UnsupportedError, match=r"at the model itself \(LSTM\)"):
+        mct.prepare_qat(nn.LSTM(4, 3), torch.randn(2, 2, 4))
+
+    class Branch(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x if x.sum() > 0 else -x
+
+    model = nn.Sequential(nn.Linear(4, 4), nn.Sequential(nn.ReLU(), Branch()))
+    with pytest.raises(moptcore.UnsupportedError, match=r"at 1\.1 \(Branch\), .*test_torch_qat"):
+        mct.prepare_qat(model, torch.randn(2, 4))
+    with pytest.raises(
+        moptcore.Error, match=r"0\.bias: it has 1 dimension; only parameters with 2"
+    ):
+        mct.prepare_qat(model, torch.randn(2, 4), include="0.bias")

@@ -4,12 +4,13 @@
 from __future__ import annotations
 
 import difflib
+import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
 
-from moptcore._core import Error
+from moptcore._core import DTypeError, Error
 
 __all__ = ["Pattern", "Selection", "select"]
 
@@ -37,13 +38,15 @@ def select(
     where: str = "core.select",
     *,
     modules: Mapping[str, Any] | None = None,
+    others: Mapping[str, str] | None = None,
 ) -> list[Selection]:
     """Every candidate ``(module path, full parameter name, module)`` with its verdict, in order.
 
     Globs (case-sensitive) are matched against the parameter name, the module path and the paths
     of the modules around it; types against the module and, where ``modules`` maps all paths of
     the model to modules, against those around it; callables get (module path, module).
-    ``exclude`` beats ``include``; no ``include`` takes everything.
+    ``exclude`` beats ``include``; no ``include`` takes everything. ``others`` says of parameters
+    that are no candidates why they are none.
 
     Raises Error (a ValueError) for a pattern that matches nothing, with the nearest names. A
     pattern of ``exclude`` may match modules that hold no candidate.
@@ -60,8 +63,14 @@ def select(
             elsewhere = [
                 path for path in known if _matches(pattern, path, path, known[path], known)
             ]
-            if argument == "include" or not elsewhere:
-                raise Error(_no_match(pattern, argument, where, candidates, known, elsewhere))
+            why = [
+                f"{name}: {reason}"
+                for name, reason in (others or {}).items()
+                if isinstance(pattern, str) and fnmatchcase(name, pattern)
+            ]
+            if argument == "include" or not (elsewhere or why):
+                text = _no_match(pattern, argument, where, candidates, known, elsewhere, why)
+                raise Error(text)
     return [
         Selection(*candidate, not reason, reason)
         for candidate in candidates
@@ -70,13 +79,38 @@ def select(
 
 
 def _patterns(given: Pattern | Iterable[Pattern], argument: str, where: str) -> list[Pattern]:
-    patterns = [given] if isinstance(given, str | type) or callable(given) else list(given)
+    if isinstance(given, str | type) or callable(given):
+        patterns: list[Pattern] = [given]
+    elif isinstance(given, Iterable):
+        patterns = list(given)
+    else:
+        raise DTypeError(
+            f"[{where}] {argument} must be a glob, a type, a callable or several of them, "
+            f"got {given!r}"
+        )
     for pattern in patterns:
         if not (isinstance(pattern, str | type) or callable(pattern)):
-            raise Error(
+            raise DTypeError(
                 f"[{where}] {argument} must hold globs, types or callables, got {pattern!r}"
             )
+        if not isinstance(pattern, str | type) and not _takes_two(pattern):
+            raise DTypeError(
+                f"[{where}] {argument} callables must take (module path, module), "
+                f"got {_shown(pattern)}{inspect.signature(pattern)}"
+            )
     return patterns
+
+
+def _takes_two(pattern: Callable[[str, Any], bool]) -> bool:
+    try:
+        signature = inspect.signature(pattern)
+    except ValueError:
+        return True  # compiled functions need not tell theirs
+    try:
+        signature.bind("", None)
+    except TypeError:
+        return False
+    return True
 
 
 def _reason(
@@ -121,8 +155,11 @@ def _no_match(
     candidates: Sequence[tuple[str, str, Any]],
     known: Mapping[str, Any],
     elsewhere: Sequence[str],
+    why: Sequence[str],
 ) -> str:
     text = f"[{where}] {argument} patterns must match a module or parameter, got {_shown(pattern)}"
+    if why:
+        return f"{text}; {', '.join(why[:_SHOWN_NAMES])}"
     if elsewhere:
         found = ", ".join(elsewhere[:_SHOWN_NAMES])
         return f"{text}, which matches only modules without such a parameter: {found}"

@@ -10,7 +10,7 @@ import torch
 
 from moptcore import DTypeError, Error
 
-__all__ = ["number", "same_device", "tensor", "unwrapped"]
+__all__ = ["dimensions", "number", "same_device", "tensor", "unwrapped"]
 
 
 def tensor(where: str, name: str, value: Any) -> torch.Tensor:
@@ -47,6 +47,16 @@ def number(
     if not (math.isfinite(found) and low <= found <= high and not (open_low and found == low)):
         raise Error(f"[{where}] {name} must be {allowed}, got {value}")
     return found
+
+
+def dimensions(model: torch.nn.Module, what: str) -> dict[str, str]:
+    """Why the parameters of fewer than two dimensions are none of those that are `what`."""
+    return {
+        name: f"it has {each.dim()} dimension{'' if each.dim() == 1 else 's'}; only parameters "
+        f"with 2 or more are {what}"
+        for name, each in model.named_parameters(remove_duplicate=False)
+        if not isinstance(each, torch.nn.parameter.UninitializedParameter) and each.dim() < 2
+    }
 
 
 def unwrapped(model: torch.nn.Module) -> torch.nn.Module:

@@ -272,9 +272,31 @@ def capture(model: nn.Module, where: str) -> Program:
     return Program([_step(a, b, model, where) for a, b in zip(trained, evaluated, strict=True)])
 
 
+class _Tracer(fx.Tracer):
+    """Knows inside which module it is when something fails."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inside = ""
+
+    def call_module(
+        self,
+        m: nn.Module,
+        forward: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> Any:
+        before, self.inside = self.inside, f"{self.path_of_module(m)} ({type(m).__name__})"
+        # Not put back after an error, whose place it is.
+        result = super().call_module(m, forward, args, kwargs)
+        self.inside = before
+        return result
+
+
 def _trace(model: nn.Module, where: str) -> fx.Graph:
+    tracer = _Tracer()
     try:
-        return fx.Tracer().trace(model)
+        return tracer.trace(model)
     except Exception as error:
         inside = (str(Path(torch.__file__).parent), str(Path(__file__).parent))
         frames = [
@@ -282,7 +304,9 @@ def _trace(model: nn.Module, where: str) -> fx.Graph:
             for frame in traceback.extract_tb(error.__traceback__)
             if not frame.filename.startswith((*inside, "<"))
         ]
-        place = f"{frames[-1].filename}:{frames[-1].lineno}: {frames[-1].line}" if frames else ""
+        place = tracer.inside or f"the model itself ({type(model).__name__})"
+        if frames:
+            place += f", {frames[-1].filename}:{frames[-1].lineno}: {frames[-1].line}"
         raise UnsupportedError(
             f"[{where}] model must have no control flow that depends on its inputs and call "
             f"torch operations only, got {type(error).__name__} at {place} ({error})"
@@ -549,8 +573,13 @@ def _taken(module: nn.Module, names: Sequence[str]) -> dict[str, Any]:
 
 _POOL = ("kernel_size", "stride", "padding", "dilation", "ceil_mode", "return_indices")
 _MEAN = ("kernel_size", "stride", "padding", "ceil_mode", "count_include_pad")
+_TRANSPOSED = ("stride", "padding", "output_padding", "dilation", "groups")
 _MODULES: dict[type, tuple[str, tuple[str, ...], dict[str, Any]]] = {
     nn.Linear: ("linear", (), {"weight": "weight", "bias": "bias"}),
+    **{
+        cls: ("conv_transpose", _TRANSPOSED, {})
+        for cls in (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+    },
     nn.BatchNorm1d: ("batch_norm", (), {}),
     nn.BatchNorm2d: ("batch_norm", (), {}),
     nn.BatchNorm3d: ("batch_norm", (), {}),

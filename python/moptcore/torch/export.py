@@ -497,13 +497,50 @@ class _Writer:
         mode = step.attrs.get("padding_mode", "zeros")
         if mode == "zeros":
             return self._source(step)
+        # As functional.pad takes them: the last axis first, before and behind it.
+        padding = step.target[0]._reversed_padding_repeated_twice
+        before, behind = padding[-2::-2], padding[::-2]
+        source = self._source(step)
+        if mode == "circular":
+            # Pad has this mode from opset 19 on only.
+            for axis, (first, last) in enumerate(zip(before, behind, strict=True), 2):
+                source = self._wrapped(step, source, axis, first, last)
+            return source
+        pads = self._integers([0, 0, *before, 0, 0, *behind])
         modes = {"reflect": "reflect", "replicate": "edge"}
-        padding = step.attrs["padding"]
-        if mode not in modes or isinstance(padding, str):
-            raise _NoFormError(f"{_described(step)} with padding_mode {mode!r}")
-        pads = [0, 0, *padding] * 2
-        return self._between(
-            step, "Pad", [self._source(step), self._integers(pads)], mode=modes[mode]
+        return self._between(step, "Pad", [source, pads], mode=modes[mode])
+
+    def _wrapped(self, step: Step, source: str, axis: int, first: int, last: int) -> str:
+        """`source` with its own end before it and its own beginning behind it."""
+        size = 2**31 - 1
+        parts = [source]
+        if first:
+            limits = [self._integers([each]) for each in (-first, size, axis)]
+            parts.insert(0, self._between(step, "Slice", [source, *limits]))
+        if last:
+            limits = [self._integers([each]) for each in (0, last, axis)]
+            parts.append(self._between(step, "Slice", [source, *limits]))
+        return self._between(step, "Concat", parts, axis=axis)
+
+    def _write_conv_transpose(self, step: Step) -> None:
+        module, value = step.target[0], self._values[step.name]
+        weight, bias = module.weight, module.bias
+        if len(step.args) + len(step.kwargs) != 1:
+            raise _NoFormError(f"{_described(step)} with output_size")
+        if value.dim() != weight.dim():
+            raise _NoFormError(f"{_described(step)} without a batch axis")
+        dims = weight.dim() - 2
+        a = step.attrs
+        inputs = [self._source(step), self._parameter(weight)]
+        self._emit(
+            step,
+            "ConvTranspose",
+            inputs if bias is None else [*inputs, self._parameter(bias)],
+            strides=_each(a["stride"], dims),
+            pads=_each(a["padding"], dims) * 2,
+            output_padding=_each(a["output_padding"], dims),
+            dilations=_each(a["dilation"], dims),
+            group=a["groups"],
         )
 
     def _float_operand(self, step: Step, which: str) -> Any:

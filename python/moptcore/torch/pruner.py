@@ -12,10 +12,10 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from moptcore import Error, FormatError, NonFiniteError
+from moptcore import DTypeError, Error, FormatError, NonFiniteError
 from moptcore.core import Coverage, Pattern, fingerprint_of, require, seal, select, unseal
 from moptcore.torch import masking
-from moptcore.torch.arguments import unwrapped
+from moptcore.torch.arguments import dimensions, unwrapped
 
 __all__ = ["Pruner", "Schedule", "Sparsity"]
 
@@ -99,6 +99,8 @@ class Pruner:
                 f"and blocks of different layers do not compare), got {structure!r}"
             )
         masking.check_structure(structure)
+        if not hasattr(seed, "__index__") or int(seed) < 0:
+            raise Error(f"[torch.Pruner] seed must be an integer >= 0, got {seed!r}")
         self._model = unwrapped(model)
         self._schedule = schedule
         self._scope = scope
@@ -206,7 +208,10 @@ class Pruner:
     def state_dict(self) -> dict[str, npt.NDArray[Any]]:
         """Step, seed and masks as a flat dict of arrays, sealed; it fits into any checkpoint.
 
-        Keys: prune/step, prune/seed, prune/<parameter>/mask (uint8, one bit per weight).
+        Keys: prune/step, prune/seed, prune/<parameter>/mask (uint8, one bit per weight), and the
+        seals of `moptcore.core.seal`. `numpy.savez` takes it as it is. `torch.load` reads only
+        tensors back by default: save `{k: torch.from_numpy(v) for k, v in state.items()}`, which
+        `load_state_dict` takes too.
         """
         state: dict[str, npt.NDArray[Any]] = {
             "prune/step": np.array(self._step, np.int64),
@@ -224,6 +229,11 @@ class Pruner:
         `apply`. Raises FormatError naming the key for a damaged state and, with `strict`, for
         another model or other parameters; without it unknown masks are left out.
         """
+        if not isinstance(state, Mapping):
+            raise DTypeError(
+                "[torch.Pruner] state must be a mapping as state_dict returns it, got "
+                f"{type(state).__name__}"
+            )
         entries = unseal(state, self._fingerprint(), strict)
         for key in ("prune/step", "prune/seed"):
             value = entries.pop(key, None)
@@ -266,7 +276,8 @@ class Pruner:
                 path = name.rpartition(".")[0]
                 candidates.append((path, name, modules[path]))
                 parameters.append(parameter)
-        found = select(candidates, include, exclude, "torch.Pruner", modules=modules)
+        others = dimensions(self._model, "pruned")
+        found = select(candidates, include, exclude, "torch.Pruner", modules=modules, others=others)
         groups: dict[int, list[int]] = {}
         for index, parameter in enumerate(parameters):
             groups.setdefault(id(parameter), []).append(index)

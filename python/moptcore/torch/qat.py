@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import copy
 import math
+import warnings
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
@@ -20,7 +21,7 @@ from torch.nn import functional as F  # noqa: N812
 
 from moptcore import DTypeError, Error, UnsupportedError
 from moptcore.core import Coverage, Pattern, Selection, require, select
-from moptcore.torch.arguments import unwrapped
+from moptcore.torch.arguments import dimensions, unwrapped
 from moptcore.torch.capture import (
     Program,
     Ref,
@@ -45,6 +46,7 @@ _TINY = torch.finfo(torch.float32).tiny
 # A bias far beyond the sums that it joins would overflow their int32.
 _BIAS_MAX = 2**29
 _MOMENTUM = 0.01
+_ROWS_SHOWN = 4
 _RELU, _RELU6 = (0.0, math.inf), (0.0, 6.0)
 
 # Integers in, integers with the same scale out: nothing is rounded again.
@@ -82,8 +84,8 @@ def prepare_qat(
     are zero (pruned) stay zero; ranges are
     measured in train() and frozen in eval(), where BatchNorm is folded as in the file.
     `coverage` names every weight and, where it stays float, why. `strict` raises CoverageError
-    for a selected weight that stays float. Raises UnsupportedError for a forward whose control
-    flow depends on data, naming the line.
+    for a selected weight that stays float; a warning says that all do. Raises UnsupportedError
+    for a forward whose control flow depends on data, naming the line.
     """
     if not isinstance(model, nn.Module):
         raise DTypeError(f"[{_WHERE}] model must be a torch.nn.Module, got {type(model).__name__}")
@@ -109,6 +111,13 @@ def prepare_qat(
     quantized = QuantizedModel(root, plan.rewrite(), plan.quantizers, plan.coverage(), scheme)
     if strict:
         require(quantized.coverage, _WHERE)
+    rows = quantized.coverage
+    if not any(row.done for row in rows):
+        why = "; ".join(f"{row.name}: {row.reason}" for row in rows[:_ROWS_SHOWN])
+        warnings.warn(
+            f"[{_WHERE}] nothing becomes int8 ({why or 'no parameter has 2 or more dimensions'})",
+            stacklevel=2,
+        )
     quantized._size_ranges(inputs)
     return quantized
 
@@ -600,6 +609,17 @@ class _Plan:
     def _left(self, name: str, module: nn.Module) -> str:
         path = name.rpartition(".")[0]
         kinds = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
+        for step in self._steps.values():
+            # torch's own modules are called whole, with all that is inside.
+            if (
+                step.op == "module"
+                and not step.kind
+                and f"{path}.".startswith(f"{step.attrs['path']}.")
+            ):
+                return (
+                    f"left in float: {type(step.target[0]).__name__} is not a Linear, Conv1d, "
+                    "Conv2d or Conv3d; export_onnx cannot write it yet"
+                )
         if isinstance(module, kinds) and not any(
             step.attrs.get("path") == path for step in self._steps.values()
         ):
@@ -713,7 +733,10 @@ class _Plan:
 
     def _tensors(self, step: Step) -> list[str]:
         """The inputs that are tensors, and not sizes."""
-        return [name for name in step.inputs if isinstance(self._values[name], torch.Tensor)]
+        return [name for name in step.inputs if self._is_tensor(name)]
+
+    def _is_tensor(self, name: str) -> bool:
+        return isinstance(self._values[name], torch.Tensor)
 
     def _root(self, name: str) -> str:
         """The step whose rounding decides the scale of a value."""
@@ -721,7 +744,10 @@ class _Plan:
             step = self._steps[name]
             if step.kind not in _SAME_SCALE and name not in self._same_relu:
                 break
-            name = step.inputs[0]
+            source = step.inputs[0]
+            if not self._is_tensor(source) and self._steps[source].kind not in _SAME_SCALE:
+                break  # one of the results of a module that is called whole
+            name = source
         return name
 
 
@@ -746,5 +772,6 @@ def _wanted(
         if parameter.dim() >= 2:
             path = name.rpartition(".")[0]
             candidates.append((path, name, modules[path]))
-    found = select(candidates, include, exclude, _WHERE, modules=modules)
+    others = dimensions(model, "quantized by themselves")
+    found = select(candidates, include, exclude, _WHERE, modules=modules, others=others)
     return {selection.parameter: selection for selection in found}
