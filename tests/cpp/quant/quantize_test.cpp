@@ -113,7 +113,8 @@ TEST_CASE("Errors of quant name the argument, the value and what is allowed", "[
   CHECK_THROWS_WITH(QParams(1.0f, 200),
                     "[quant.QParams] zero_point must be in [-128, 127], got 200");
   CHECK_THROWS_AS(QParams(1.0f, 0, {DType::float32}), DTypeError);
-  CHECK_THROWS_WITH(fake_quantize(x, good.view(), y, bits), Contains("bits must have 1 byte (one bit an element), got 2"));
+  CHECK_THROWS_WITH(fake_quantize(x, good.view(), y, bits),
+                    Contains("bits must have 1 byte (one bit an element), got 2"));
   CHECK_THROWS_WITH(fake_quantize(x, good.view(), TensorView<float>(y.data(), Shape{2, 2})),
                     Contains("out must have the shape of x, got (2, 2)"));
   CHECK_THROWS_AS(fake_quantize(x, QParams({1, 1}, {0, 0}, 1, {}).view(), y), std::out_of_range);
