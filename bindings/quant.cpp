@@ -366,6 +366,55 @@ void bind_qparams(py::module_& m) {
       "compat: \"torch\" follows torch.ao's observers, \"tflite\" TFLite.");
 }
 
+constexpr const char* kind_of(const quant::MinMaxObserver&) { return "MinMaxObserver"; }
+constexpr const char* kind_of(const quant::MovingAverageObserver&) {
+  return "MovingAverageObserver";
+}
+
+py::dict observer_state(const auto& self) {
+  const std::string kind = kind_of(self);
+  py::dict state(
+      "kind"_a = py::array_t<std::uint8_t>(static_cast<py::ssize_t>(kind.size()),
+                                           reinterpret_cast<const std::uint8_t*>(kind.data())),
+      "min"_a = numbers(self.min(), false), "max"_a = numbers(self.max(), false));
+  if constexpr (requires { self.count(); }) state["count"] = numbers(self.count(), false);
+  return state;
+}
+
+void restore_observer(auto& self, const py::dict& state, bool strict) {
+  constexpr auto where = "quant.Observer.load_state_dict";
+  constexpr bool counts = requires { self.count(); };
+  constexpr const char* keys = counts ? "kind, min, max and count" : "kind, min and max";
+  const auto found = [&] { return py::str(py::list(state)).cast<std::string>(); };
+  const auto vector = [&](const char* key, const char* kinds) {
+    check<FormatError>(state.contains(key), where, std::string("state must have the keys ") + keys,
+                       found());
+    const py::array array =
+        array_of(state[key], kinds, where, std::string(key) + " must be a vector of numbers");
+    check<FormatError>(array.ndim() == 1, where, std::string(key) + " must have 1 dimension",
+                       array.ndim());
+    return array;
+  };
+  const auto bytes = py::array_t < std::uint8_t,
+             py::array::c_style | py::array::forcecast > (vector("kind", "u"));
+  const std::string kind(reinterpret_cast<const char*>(bytes.data()),
+                         static_cast<std::size_t>(bytes.size()));
+  check<FormatError>(kind == kind_of(self), where,
+                     std::string("state must be of a ") + kind_of(self), kind);
+  check<FormatError>(!strict || py::len(state) == (counts ? 4 : 3), where,
+                     std::string("state must have no key but ") + keys, found());
+  std::vector<float> min = floats_of(vector("min", "fiu"), where, "min");
+  std::vector<float> max = floats_of(vector("max", "fiu"), where, "max");
+  if constexpr (counts) {
+    const py::array_t<std::int64_t, py::array::c_style | py::array::forcecast> count(
+        vector("count", "iu"));
+    self.restore(std::move(min), std::move(max),
+                 std::vector<std::int64_t>(count.data(), count.data() + count.size()));
+  } else {
+    self.restore(std::move(min), std::move(max));
+  }
+}
+
 // What both observers share. State is a dict of arrays.
 template <class Observer>
 void bind_observer(py::class_<Observer>& c) {
@@ -397,25 +446,15 @@ void bind_observer(py::class_<Observer>& c) {
           "before the first update.")
       .def_property_readonly("max", [](const Observer& self) { return numbers(self.max(), false); })
       .def(
-          "state_dict",
-          [](const Observer& self) {
-            return py::dict("min"_a = numbers(self.min(), false),
-                            "max"_a = numbers(self.max(), false));
-          },
-          "The range as a dict of arrays.")
+          "state_dict", [](const Observer& self) { return observer_state(self); },
+          "The range as a dict of arrays, and in `kind` the ASCII name of the class.")
       .def(
           "load_state_dict",
           [](Observer& self, const py::dict& state, bool strict) {
-            constexpr auto where = "quant.Observer.load_state_dict";
-            check(state.contains("min") && state.contains("max"), where,
-                  "state must have the keys min and max",
-                  py::str(py::list(state)).cast<std::string>());
-            check(!strict || py::len(state) == 2, where, "state must have no key but min and max",
-                  py::str(py::list(state)).cast<std::string>());
-            self.restore(floats_of(state["min"], where, "min"),
-                         floats_of(state["max"], where, "max"));
+            restore_observer(self, state, strict);
           },
-          "state"_a, "strict"_a = true, "Continues from what state_dict() gave.")
+          "state"_a, "strict"_a = true,
+          "Continues from what state_dict() of the same class gave; else FormatError.")
       .def(
           "__eq__", [](const Observer& a, const Observer& b) { return a == b; }, py::is_operator());
 }
@@ -446,6 +485,11 @@ void bind_observers(py::module_& m) {
       "Exponential mean of each update's smallest and largest value; the first update sets both.");
   moving.def(py::init<double, Axis>(), "momentum"_a = 0.01, "axis"_a = py::none())
       .def_property_readonly("momentum", &MovingAverageObserver::momentum)
+      .def_property_readonly(
+          "count", [](const MovingAverageObserver& self) { return numbers(self.count(), false); },
+          "int64 vector like min: the updates that moved it.")
+      .def("merge", &MovingAverageObserver::merge, "other"_a,
+           "The mean of both ranges weighted by their counts; the counts add up.")
       .def("__repr__",
            [](const MovingAverageObserver& self) {
              return py::str("MovingAverageObserver(momentum={!r}, axis={!r})")
@@ -453,11 +497,13 @@ void bind_observers(py::module_& m) {
            })
       .def(py::pickle(
           [](const MovingAverageObserver& self) {
-            return py::make_tuple(self.momentum(), self.axis(), self.min(), self.max());
+            return py::make_tuple(self.momentum(), self.axis(), self.min(), self.max(),
+                                  self.count());
           },
           [](const py::tuple& state) {
             MovingAverageObserver self(state[0].cast<double>(), state[1].cast<Axis>());
-            self.restore(state[2].cast<std::vector<float>>(), state[3].cast<std::vector<float>>());
+            self.restore(state[2].cast<std::vector<float>>(), state[3].cast<std::vector<float>>(),
+                         state[4].cast<std::vector<std::int64_t>>());
             return self;
           }));
   bind_observer(moving);

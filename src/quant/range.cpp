@@ -198,11 +198,16 @@ void RangeObserver::update(const AnyView& x, OnNonFinite nonfinite) {
   if (min_.empty()) {
     min_ = std::move(seen.min);
     max_ = std::move(seen.max);
+    if (momentum_) {
+      for (std::size_t c = 0; c < channels; ++c)
+        count_.push_back(is_seen(min_[c], max_[c]) ? 1 : 0);
+    }
     return;
   }
   const kernels::FloatMode mode;
   for (std::size_t c = 0; c < channels; ++c) {
     if (!is_seen(seen.min[c], seen.max[c])) continue;
+    if (momentum_) ++count_[c];
     if (!is_seen(min_[c], max_[c])) {
       min_[c] = seen.min[c];
       max_[c] = seen.max[c];
@@ -226,53 +231,102 @@ QParams RangeObserver::qparams(DType dtype, bool symmetric, Compat compat) const
   return qparams_from_range(min_, max_, dtype, symmetric, axis_, compat);
 }
 
-void RangeObserver::restore(std::vector<float> min, std::vector<float> max) {
+void RangeObserver::assign(std::vector<float> min, std::vector<float> max,
+                           std::vector<std::int64_t> count) {
   constexpr auto where = "quant.Observer.load_state_dict";
-  check(min.size() == max.size(), where, "max must have as many elements as min", max.size());
-  check(axis_.has_value() || min.size() <= 1, where,
-        "min must have at most one element where axis is None", min.size());
+  check<FormatError>(min.size() == max.size(), where, "max must have as many elements as min",
+                     max.size());
+  check<FormatError>(axis_.has_value() || min.size() <= 1, where,
+                     "min must have at most one element where axis is None", min.size());
+  check<FormatError>(!momentum_ || count.size() == min.size(), where,
+                     "count must have as many elements as min", count.size());
   for (std::size_t c = 0; c < min.size(); ++c) {
     const bool unseen = min[c] == kInfinity && max[c] == -kInfinity;
-    check(unseen || (std::isfinite(min[c]) && std::isfinite(max[c]) && min[c] <= max[c]), where,
-          "min and max must be finite with min <= max",
-          std::to_string(min[c]) + " and " + std::to_string(max[c]));
+    check<FormatError>(
+        unseen || (std::isfinite(min[c]) && std::isfinite(max[c]) && min[c] <= max[c]), where,
+        "min and max must be finite with min <= max",
+        std::to_string(min[c]) + " and " + std::to_string(max[c]));
+    check<FormatError>(!momentum_ || (unseen ? count[c] == 0 : count[c] > 0), where,
+                       "count must be > 0, or 0 where no finite value was seen",
+                       momentum_ ? count[c] : 0);
   }
   min_ = std::move(min);
   max_ = std::move(max);
+  count_ = std::move(count);
 }
 
 void RangeObserver::reset() noexcept {
   min_.clear();
   max_.clear();
+  count_.clear();
 }
 
-void RangeObserver::widen(const RangeObserver& other) {
-  constexpr auto where = "quant.MinMaxObserver.merge";
+void RangeObserver::check_merge(const RangeObserver& other, const char* where) const {
   check(axis_ == other.axis_, where, "other must observe the same axis",
         other.axis_ ? std::to_string(*other.axis_) : "None");
-  if (other.min_.empty()) return;
-  if (min_.empty()) {
-    min_ = other.min_;
-    max_ = other.max_;
-    return;
-  }
-  check(min_.size() == other.min_.size(), where, "other must have as many channels",
-        other.min_.size());
-  for (std::size_t c = 0; c < min_.size(); ++c) {
-    min_[c] = std::min(min_[c], other.min_[c]);
-    max_[c] = std::max(max_[c], other.max_[c]);
-  }
+  check(min_.empty() || other.min_.empty() || min_.size() == other.min_.size(), where,
+        "other must have " + std::to_string(min_.size()) + " channels", other.min_.size());
 }
 
 MinMaxObserver::MinMaxObserver(std::optional<std::int64_t> axis)
     : RangeObserver(axis, std::nullopt) {}
 
-void MinMaxObserver::merge(const MinMaxObserver& other) { widen(other); }
+void MinMaxObserver::restore(std::vector<float> min, std::vector<float> max) {
+  assign(std::move(min), std::move(max), {});
+}
+
+void MinMaxObserver::merge(const MinMaxObserver& other) {
+  check_merge(other, "quant.MinMaxObserver.merge");
+  if (min_.empty()) {
+    min_ = other.min_;
+    max_ = other.max_;
+  }
+  for (std::size_t c = 0; c < other.min_.size(); ++c) {
+    min_[c] = std::min(min_[c], other.min_[c]);
+    max_[c] = std::max(max_[c], other.max_[c]);
+  }
+}
 
 MovingAverageObserver::MovingAverageObserver(double momentum, std::optional<std::int64_t> axis)
     : RangeObserver(axis, momentum) {
   check(momentum > 0.0 && momentum <= 1.0, "quant.MovingAverageObserver",
         "momentum must be in (0, 1]", momentum);
+}
+
+void MovingAverageObserver::restore(std::vector<float> min, std::vector<float> max,
+                                    std::vector<std::int64_t> count) {
+  assign(std::move(min), std::move(max), std::move(count));
+}
+
+void MovingAverageObserver::merge(const MovingAverageObserver& other) {
+  constexpr auto where = "quant.MovingAverageObserver.merge";
+  check_merge(other, where);
+  check(momentum() == other.momentum(), where,
+        "other must have the momentum " + std::to_string(momentum()), other.momentum());
+  if (min_.empty()) {
+    min_ = other.min_;
+    max_ = other.max_;
+    count_ = other.count_;
+    return;
+  }
+  const kernels::FloatMode mode;
+  for (std::size_t c = 0; c < other.min_.size(); ++c) {
+    if (other.count_[c] == 0) continue;
+    if (count_[c] == 0) {
+      min_[c] = other.min_[c];
+      max_[c] = other.max_[c];
+    } else {
+      const auto mine = static_cast<double>(count_[c]);
+      const auto theirs = static_cast<double>(other.count_[c]);
+      const auto mean = [&](float a, float b) {
+        return static_cast<float>(
+            (mine * static_cast<double>(a) + theirs * static_cast<double>(b)) / (mine + theirs));
+      };
+      min_[c] = mean(min_[c], other.min_[c]);
+      max_[c] = mean(max_[c], other.max_[c]);
+    }
+    count_[c] += other.count_[c];
+  }
 }
 
 }  // namespace moptcore::inline v0::quant

@@ -423,15 +423,71 @@ def test_observer_state_resumes_exactly():
         for each in (observer, resumed, copy):
             each.update(2 * x)
         assert resumed == observer == copy
-        with pytest.raises(mc.Error, match="keys min and max"):
+        state = observer.state_dict()
+        with pytest.raises(mc.FormatError, match="state must have the keys kind, min"):
             resumed.load_state_dict({})
         with pytest.raises(mc.Error, match="no key but"):
             resumed.load_state_dict({**observer.state_dict(), "other": 1})
         resumed.load_state_dict({**observer.state_dict(), "other": 1}, strict=False)
         with pytest.raises(mc.Error, match="min <= max"):
-            resumed.load_state_dict({"min": [2.0], "max": [1.0]})
+            resumed.load_state_dict({**state, "min": [2.0] * 3, "max": [1.0] * 3})
+        with pytest.raises(mc.FormatError, match="min must have 1 dimension, got 2"):
+            resumed.load_state_dict({**state, "min": [[1.0]]})
+        with pytest.raises(mc.FormatError, match="max must have as many"):
+            resumed.load_state_dict({**state, "max": [1.0]})
+        with pytest.raises(mc.FormatError, match="must be finite"):
+            resumed.load_state_dict({**state, "max": [1.0, np.inf, np.nan]})
+        assert resumed == observer
         resumed.reset()
         assert resumed == make()
+
+
+def test_a_state_of_another_observer_is_refused():
+    pair = quant.MinMaxObserver(), quant.MovingAverageObserver()
+    for ours, theirs in (pair, pair[::-1]):
+        theirs.update(np.ones(3, np.float32))
+        text = f"state must be of a {type(ours).__name__}, got {type(theirs).__name__}"
+        with pytest.raises(mc.FormatError, match=text):
+            ours.load_state_dict(theirs.state_dict())
+    with pytest.raises(mc.FormatError, match="count must be > 0"):
+        pair[1].load_state_dict({**pair[1].state_dict(), "count": [0]})
+
+
+def test_merged_averages_are_weighted_by_their_updates():
+    def average(values, axis=0):
+        observer = quant.MovingAverageObserver(1.0, axis)  # the range is that of the last update
+        for value in values:
+            x = np.array([[value, -value], [2 * value, 0]], np.float32)
+            observer.update(x, nonfinite="skip")
+        return observer
+
+    first, second, third = average([9, 1]), average([4]), average([7, 8, 6])
+    first.merge(second)
+    # (2 * 1 + 1 * 4) / 3 = 2, and its double in the second row.
+    assert first.count.tolist() == [3, 3]
+    assert first.max.tolist() == [2, 4]
+    assert first.min.tolist() == [-2, 0]
+    first.merge(third)
+    second.merge(third)
+    right = average([9, 1])
+    right.merge(second)
+    assert first.count.tolist() == right.count.tolist() == [6, 6]
+    # Each of two merges rounds once to float32: 2^-24 relative, of numbers up to the result's 8.
+    assert np.allclose(first.max, right.max, rtol=2.0**-22, atol=0)
+    assert first.max.tolist() == [4, 8]
+    empty = average([])
+    empty.merge(right)
+    assert empty == right
+    right.merge(average([]))
+    assert empty == right
+    with pytest.raises(mc.Error, match="same axis"):
+        first.merge(average([1], axis=1))
+    three = quant.MovingAverageObserver(1.0, 0)
+    three.update(np.ones((3, 1), np.float32))
+    with pytest.raises(mc.Error, match="other must have 2 channels, got 3"):
+        first.merge(three)
+    with pytest.raises(mc.Error, match="momentum"):
+        first.merge(quant.MovingAverageObserver(0.5, 0))
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
@@ -614,7 +670,7 @@ def test_qparams_are_values():
         ({"scale": None}, TypeError, "scale must be a number or.*, got NoneType"),
         ({"scale": 1, "zero_point": None}, TypeError, "zero_point must be.*, got NoneType"),
         ({"scale": 1, "dtype": None}, TypeError, "dtype must be int8, .*, got None"),
-        ({"scale": 1, "dtype": 5}, TypeError, "dtype must be int8, .*, got 5"),
+        ({"scale": 1, "dtype": 5}, TypeError, "dtype must .*int8.*, got 5"),
         (
             {"scale": 1, "qmin": 5},
             mc.Error,

@@ -115,10 +115,6 @@ class MOPTCORE_API RangeObserver {
   [[nodiscard]] const std::vector<float>& max() const noexcept { return max_; }
   [[nodiscard]] const std::optional<std::int64_t>& axis() const noexcept { return axis_; }
 
-  /// Continues from a range that min() and max() gave. Throws Error where lengths differ or a
-  /// value is NaN.
-  void restore(std::vector<float> min, std::vector<float> max);
-
   /// Forgets everything seen.
   void reset() noexcept;
 
@@ -126,13 +122,15 @@ class MOPTCORE_API RangeObserver {
 
  protected:
   RangeObserver(std::optional<std::int64_t> axis, std::optional<double> momentum);
-  void widen(const RangeObserver& other);
+  void assign(std::vector<float> min, std::vector<float> max, std::vector<std::int64_t> count);
+  void check_merge(const RangeObserver& other, const char* where) const;
 
   std::optional<double> momentum_;
-
- private:
   std::vector<float> min_;
   std::vector<float> max_;
+  std::vector<std::int64_t> count_;  // of a mean only
+
+ private:
   std::optional<std::int64_t> axis_;
 };
 
@@ -140,6 +138,10 @@ class MOPTCORE_API RangeObserver {
 class MOPTCORE_API MinMaxObserver : public RangeObserver {
  public:
   explicit MinMaxObserver(std::optional<std::int64_t> axis = std::nullopt);
+
+  /// Continues from a range that min() and max() gave. Throws FormatError where lengths differ, a
+  /// value is not finite or min > max, but for a channel that has seen no finite value.
+  void restore(std::vector<float> min, std::vector<float> max);
 
   /// As if this observer had also seen what `other` saw. Throws Error where axes or extents
   /// differ.
@@ -155,6 +157,18 @@ class MOPTCORE_API MovingAverageObserver : public RangeObserver {
                                  std::optional<std::int64_t> axis = std::nullopt);
 
   [[nodiscard]] double momentum() const noexcept { return *momentum_; }
+
+  /// Updates that moved min() and max(): one number, or one for each index of the axis.
+  [[nodiscard]] const std::vector<std::int64_t>& count() const noexcept { return count_; }
+
+  /// As MinMaxObserver::restore; a count is 0 exactly where a channel has seen no finite value.
+  void restore(std::vector<float> min, std::vector<float> max, std::vector<std::int64_t> count);
+
+  /// The mean of both ranges, weighted by their counts and computed in double; the counts add up.
+  /// Associative and commutative but for rounding. It is not what one observer would have found
+  /// that saw both sequences: the order of the updates is lost. Throws Error where axes, extents
+  /// or momenta differ.
+  void merge(const MovingAverageObserver& other);
 };
 
 }  // namespace moptcore::inline v0::quant

@@ -78,7 +78,7 @@ class MinMaxObserver:
     def __setstate__(self, arg0: tuple[typing.Any, ...]) -> None: ...
     def load_state_dict(self, state: dict[str, typing.Any], strict: bool = True) -> None:
         """
-        Continues from what state_dict() gave.
+        Continues from what state_dict() of the same class gave; else FormatError.
         """
     def merge(self, other: MinMaxObserver) -> None:
         """
@@ -96,7 +96,7 @@ class MinMaxObserver:
         """
     def state_dict(self) -> dict[str, typing.Any]:
         """
-        The range as a dict of arrays.
+        The range as a dict of arrays, and in `kind` the ASCII name of the class.
         """
     def update(self, x: ArrayLike, nonfinite: str = "error") -> None:
         """
@@ -119,13 +119,17 @@ class MovingAverageObserver:
 
     __hash__: typing.ClassVar[None] = None  # type: ignore[assignment]
     def __eq__(self, arg0: object) -> bool: ...
-    def __getstate__(self) -> tuple[float, int | None, list[float], list[float]]: ...
+    def __getstate__(self) -> tuple[float, int | None, list[float], list[float], list[int]]: ...
     def __init__(self, momentum: float = 0.01, axis: int | None = None) -> None: ...
     def __repr__(self) -> str: ...
     def __setstate__(self, arg0: tuple[typing.Any, ...]) -> None: ...
     def load_state_dict(self, state: dict[str, typing.Any], strict: bool = True) -> None:
         """
-        Continues from what state_dict() gave.
+        Continues from what state_dict() of the same class gave; else FormatError.
+        """
+    def merge(self, other: MovingAverageObserver) -> None:
+        """
+        The mean of both ranges weighted by their counts; the counts add up.
         """
     def qparams(
         self, dtype: typing.Any = "int8", symmetric: bool = True, compat: str | None = None
@@ -139,7 +143,7 @@ class MovingAverageObserver:
         """
     def state_dict(self) -> dict[str, typing.Any]:
         """
-        The range as a dict of arrays.
+        The range as a dict of arrays, and in `kind` the ASCII name of the class.
         """
     def update(self, x: ArrayLike, nonfinite: str = "error") -> None:
         """
@@ -147,6 +151,11 @@ class MovingAverageObserver:
         """
     @property
     def axis(self) -> int | None: ...
+    @property
+    def count(self) -> typing.Any:
+        """
+        int64 vector like min: the updates that moved it.
+        """
     @property
     def max(self) -> typing.Any: ...
     @property

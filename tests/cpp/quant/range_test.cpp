@@ -67,6 +67,14 @@ TEST_CASE("Observers widen, average, merge and stay unchanged on bad input", "[q
   moving.update(b);
   CHECK(moving.min() == std::vector<float>{-2});
   CHECK(moving.max() == std::vector<float>{4.5f});
+  MovingAverageObserver late(0.5);
+  late.update(std::vector<float>{-8, 1.5f});
+  moving.merge(late);  // (2 * -2 + -8) / 3 and (2 * 4.5 + 1.5) / 3
+  CHECK(moving.min() == std::vector<float>{-4});
+  CHECK(moving.max() == std::vector<float>{3.5f});
+  CHECK(moving.count() == std::vector<std::int64_t>{3});
+  CHECK_THROWS_AS(moving.merge(MovingAverageObserver(0.25)), Error);
+  CHECK_THROWS_AS(moving.restore({1}, {2}, {0}), FormatError);
   CHECK_THROWS_AS(MovingAverageObserver(1.5), Error);
   CHECK_THROWS_AS(MinMaxObserver().qparams(), Error);
 }
