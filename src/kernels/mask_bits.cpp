@@ -121,16 +121,16 @@ void pack_bytes(const std::uint8_t* bytes, std::int64_t n, std::uint8_t* bits) n
   HWY_DYNAMIC_DISPATCH(PackBytes)(bytes, n, bits);
 }
 
-#define MOPTCORE_WIDTH(width)                                                                   \
-  HWY_EXPORT(Keep_u##width);                                                                    \
-  HWY_EXPORT(CountZeros_u##width);                                                              \
-  void keep_u##width(const std::uint##width##_t* src, const std::uint8_t* bits, std::int64_t n, \
-                     std::uint##width##_t* dst) noexcept {                                      \
-    HWY_DYNAMIC_DISPATCH(Keep_u##width)(src, bits, n, dst);                                     \
-  }                                                                                             \
-  std::int64_t count_zeros_u##width(const std::uint##width##_t* src, std::int64_t n,            \
-                                    std::uint##width##_t mask) noexcept {                       \
-    return HWY_DYNAMIC_DISPATCH(CountZeros_u##width)(src, n, mask);                             \
+#define MOPTCORE_WIDTH(width)                                                          \
+  HWY_EXPORT(Keep_u##width);                                                           \
+  HWY_EXPORT(CountZeros_u##width);                                                     \
+  void keep(const std::uint##width##_t* src, const std::uint8_t* bits, std::int64_t n, \
+            std::uint##width##_t* dst) noexcept {                                      \
+    HWY_DYNAMIC_DISPATCH(Keep_u##width)(src, bits, n, dst);                            \
+  }                                                                                    \
+  std::int64_t count_zeros(const std::uint##width##_t* src, std::int64_t n,            \
+                           std::uint##width##_t mask) noexcept {                       \
+    return HWY_DYNAMIC_DISPATCH(CountZeros_u##width)(src, n, mask);                    \
   }
 MOPTCORE_WIDTH(8)
 MOPTCORE_WIDTH(16)

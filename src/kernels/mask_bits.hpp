@@ -15,19 +15,19 @@ void unpack_bits(const std::uint8_t* bits, std::int64_t n, std::uint8_t* bytes,
 void pack_bytes(const std::uint8_t* bytes, std::int64_t n, std::uint8_t* bits) noexcept;
 
 /// dst[i] = bit i ? src[i] : 0. dst may be src.
-void keep_u8(const std::uint8_t* src, const std::uint8_t* bits, std::int64_t n,
-             std::uint8_t* dst) noexcept;
-void keep_u16(const std::uint16_t* src, const std::uint8_t* bits, std::int64_t n,
-              std::uint16_t* dst) noexcept;
-void keep_u32(const std::uint32_t* src, const std::uint8_t* bits, std::int64_t n,
-              std::uint32_t* dst) noexcept;
-void keep_u64(const std::uint64_t* src, const std::uint8_t* bits, std::int64_t n,
-              std::uint64_t* dst) noexcept;
+void keep(const std::uint8_t* src, const std::uint8_t* bits, std::int64_t n,
+          std::uint8_t* dst) noexcept;
+void keep(const std::uint16_t* src, const std::uint8_t* bits, std::int64_t n,
+          std::uint16_t* dst) noexcept;
+void keep(const std::uint32_t* src, const std::uint8_t* bits, std::int64_t n,
+          std::uint32_t* dst) noexcept;
+void keep(const std::uint64_t* src, const std::uint8_t* bits, std::int64_t n,
+          std::uint64_t* dst) noexcept;
 
 /// How many of n words are zero once anded with `mask`.
-std::int64_t count_zeros_u8(const std::uint8_t* src, std::int64_t n, std::uint8_t mask) noexcept;
-std::int64_t count_zeros_u16(const std::uint16_t* src, std::int64_t n, std::uint16_t mask) noexcept;
-std::int64_t count_zeros_u32(const std::uint32_t* src, std::int64_t n, std::uint32_t mask) noexcept;
-std::int64_t count_zeros_u64(const std::uint64_t* src, std::int64_t n, std::uint64_t mask) noexcept;
+std::int64_t count_zeros(const std::uint8_t* src, std::int64_t n, std::uint8_t mask) noexcept;
+std::int64_t count_zeros(const std::uint16_t* src, std::int64_t n, std::uint16_t mask) noexcept;
+std::int64_t count_zeros(const std::uint32_t* src, std::int64_t n, std::uint32_t mask) noexcept;
+std::int64_t count_zeros(const std::uint64_t* src, std::int64_t n, std::uint64_t mask) noexcept;
 
 }  // namespace moptcore::inline v0::kernels

@@ -44,7 +44,8 @@ HWY_INLINE void tile(std::int64_t depth, const T* HWY_RESTRICT a, std::int64_t r
     for (int v = 0; v < kVectors; ++v) row[v] = hn::LoadU(d, panel + k * kCols + v * kWidth);
     for (int i = 0; i < kCount; ++i) {
       const V factor = hn::Set(d, a[i * row_stride + k * col_stride]);
-      for (int v = 0; v < kVectors; ++v) sum[i][v] = hn::MulAdd(factor, row[v], sum[i][v]);
+      // Not fused, which only some instruction sets can do.
+      for (int v = 0; v < kVectors; ++v) sum[i][v] = hn::Add(hn::Mul(factor, row[v]), sum[i][v]);
     }
   }
   for (int i = 0; i < kCount; ++i) {

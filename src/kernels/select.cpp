@@ -145,15 +145,15 @@ namespace moptcore::inline v0::kernels {
   HWY_EXPORT(Bracket_##name);                                                                      \
   HWY_EXPORT(Largest_##name);                                                                      \
   HWY_EXPORT(Above_##name);                                                                        \
-  Bracket<Key> bracket_##name(const Key* src, std::int64_t n, Key mask, Key low, Key high,         \
-                              std::uint8_t* bits, Key* inside, Key* positions) noexcept {          \
+  Bracket<Key> bracket(const Key* src, std::int64_t n, Key mask, Key low, Key high,                \
+                       std::uint8_t* bits, Key* inside, Key* positions) noexcept {                 \
     return HWY_DYNAMIC_DISPATCH(Bracket_##name)(src, n, mask, low, high, bits, inside, positions); \
   }                                                                                                \
-  Key largest_##name(const Key* src, std::int64_t n, Key mask) noexcept {                          \
+  Key largest(const Key* src, std::int64_t n, Key mask) noexcept {                                 \
     return HWY_DYNAMIC_DISPATCH(Largest_##name)(src, n, mask);                                     \
   }                                                                                                \
-  void above_##name(const Key* src, std::int64_t n, Key mask, Key threshold,                       \
-                    std::uint8_t* bits) noexcept {                                                 \
+  void above(const Key* src, std::int64_t n, Key mask, Key threshold,                              \
+             std::uint8_t* bits) noexcept {                                                        \
     HWY_DYNAMIC_DISPATCH(Above_##name)(src, n, mask, threshold, bits);                             \
   }
 MOPTCORE_SELECT(s16, std::int16_t)

@@ -23,27 +23,27 @@ inline constexpr std::int64_t kBracketKeys = 4096;
 /// Classifies n <= kBracketKeys keys, n > 0. Sets bit i of `bits` where key i >= high (unused bits
 /// of the last byte are zero) and writes the keys inside and their positions, in order, to
 /// `inside` and `positions`.
-Bracket<std::int16_t> bracket_s16(const std::int16_t* src, std::int64_t n, std::int16_t mask,
-                                  std::int16_t low, std::int16_t high, std::uint8_t* bits,
-                                  std::int16_t* inside, std::int16_t* positions) noexcept;
-Bracket<std::int32_t> bracket_s32(const std::int32_t* src, std::int64_t n, std::int32_t mask,
-                                  std::int32_t low, std::int32_t high, std::uint8_t* bits,
-                                  std::int32_t* inside, std::int32_t* positions) noexcept;
-Bracket<std::int64_t> bracket_s64(const std::int64_t* src, std::int64_t n, std::int64_t mask,
-                                  std::int64_t low, std::int64_t high, std::uint8_t* bits,
-                                  std::int64_t* inside, std::int64_t* positions) noexcept;
+Bracket<std::int16_t> bracket(const std::int16_t* src, std::int64_t n, std::int16_t mask,
+                              std::int16_t low, std::int16_t high, std::uint8_t* bits,
+                              std::int16_t* inside, std::int16_t* positions) noexcept;
+Bracket<std::int32_t> bracket(const std::int32_t* src, std::int64_t n, std::int32_t mask,
+                              std::int32_t low, std::int32_t high, std::uint8_t* bits,
+                              std::int32_t* inside, std::int32_t* positions) noexcept;
+Bracket<std::int64_t> bracket(const std::int64_t* src, std::int64_t n, std::int64_t mask,
+                              std::int64_t low, std::int64_t high, std::uint8_t* bits,
+                              std::int64_t* inside, std::int64_t* positions) noexcept;
 
 /// Largest key of n > 0.
-std::int16_t largest_s16(const std::int16_t* src, std::int64_t n, std::int16_t mask) noexcept;
-std::int32_t largest_s32(const std::int32_t* src, std::int64_t n, std::int32_t mask) noexcept;
-std::int64_t largest_s64(const std::int64_t* src, std::int64_t n, std::int64_t mask) noexcept;
+std::int16_t largest(const std::int16_t* src, std::int64_t n, std::int16_t mask) noexcept;
+std::int32_t largest(const std::int32_t* src, std::int64_t n, std::int32_t mask) noexcept;
+std::int64_t largest(const std::int64_t* src, std::int64_t n, std::int64_t mask) noexcept;
 
 /// Sets bit i where key i > threshold; unused bits of the last byte become zero.
-void above_s16(const std::int16_t* src, std::int64_t n, std::int16_t mask, std::int16_t threshold,
-               std::uint8_t* bits) noexcept;
-void above_s32(const std::int32_t* src, std::int64_t n, std::int32_t mask, std::int32_t threshold,
-               std::uint8_t* bits) noexcept;
-void above_s64(const std::int64_t* src, std::int64_t n, std::int64_t mask, std::int64_t threshold,
-               std::uint8_t* bits) noexcept;
+void above(const std::int16_t* src, std::int64_t n, std::int16_t mask, std::int16_t threshold,
+           std::uint8_t* bits) noexcept;
+void above(const std::int32_t* src, std::int64_t n, std::int32_t mask, std::int32_t threshold,
+           std::uint8_t* bits) noexcept;
+void above(const std::int64_t* src, std::int64_t n, std::int64_t mask, std::int64_t threshold,
+           std::uint8_t* bits) noexcept;
 
 }  // namespace moptcore::inline v0::kernels

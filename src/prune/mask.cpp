@@ -103,32 +103,6 @@ auto visit_words(DType dtype, F&& f) {
   }
 }
 
-void keep(const std::uint8_t* src, const std::uint8_t* bits, std::int64_t n, std::uint8_t* dst) {
-  kernels::keep_u8(src, bits, n, dst);
-}
-void keep(const std::uint16_t* src, const std::uint8_t* bits, std::int64_t n, std::uint16_t* dst) {
-  kernels::keep_u16(src, bits, n, dst);
-}
-void keep(const std::uint32_t* src, const std::uint8_t* bits, std::int64_t n, std::uint32_t* dst) {
-  kernels::keep_u32(src, bits, n, dst);
-}
-void keep(const std::uint64_t* src, const std::uint8_t* bits, std::int64_t n, std::uint64_t* dst) {
-  kernels::keep_u64(src, bits, n, dst);
-}
-
-std::int64_t zeros_of(const std::uint8_t* src, std::int64_t n, std::uint8_t mask) {
-  return kernels::count_zeros_u8(src, n, mask);
-}
-std::int64_t zeros_of(const std::uint16_t* src, std::int64_t n, std::uint16_t mask) {
-  return kernels::count_zeros_u16(src, n, mask);
-}
-std::int64_t zeros_of(const std::uint32_t* src, std::int64_t n, std::uint32_t mask) {
-  return kernels::count_zeros_u32(src, n, mask);
-}
-std::int64_t zeros_of(const std::uint64_t* src, std::int64_t n, std::uint64_t mask) {
-  return kernels::count_zeros_u64(src, n, mask);
-}
-
 }  // namespace
 
 void magnitude_mask(const AnyView& weights, double sparsity, const MutableAnyView& mask,
@@ -223,7 +197,7 @@ void apply_mask(const AnyView& weights, const AnyView& mask, const MutableAnyVie
         if (direct_in) src = static_cast<const Word*>(weights.data()) + first;
         else kernels::gather(weights, first, n, words.data());
         Word* dst = direct_out ? static_cast<Word*>(out.data()) + first : words.data();
-        keep(src, bits, n, dst);
+        kernels::keep(src, bits, n, dst);
         if (!direct_out) kernels::scatter(words.data(), first, n, out);
       }
     });
@@ -287,7 +261,7 @@ std::int64_t count_zeros(const AnyView& tensor) {
                         if (tensor.is_contiguous())
                           src = static_cast<const Word*>(tensor.data()) + first;
                         else kernels::gather(tensor, first, n, words.data());
-                        count += zeros_of(src, n, mask);
+                        count += kernels::count_zeros(src, n, mask);
                       }
                       counts[static_cast<std::size_t>(block)] = count;
                     });

@@ -27,32 +27,6 @@ constexpr std::int64_t kSampleFrom = 16384;
 static_assert(kMaskGrain <= 65536, "positions in a block fit 16 bits");
 static_assert(kChunk <= kernels::kBracketKeys);
 
-auto bracket_of(const std::int16_t* src, std::int64_t n, std::int16_t mask, std::int16_t low,
-                std::int16_t high, std::uint8_t* bits, std::int16_t* inside, std::int16_t* at) {
-  return kernels::bracket_s16(src, n, mask, low, high, bits, inside, at);
-}
-auto bracket_of(const std::int32_t* src, std::int64_t n, std::int32_t mask, std::int32_t low,
-                std::int32_t high, std::uint8_t* bits, std::int32_t* inside, std::int32_t* at) {
-  return kernels::bracket_s32(src, n, mask, low, high, bits, inside, at);
-}
-auto bracket_of(const std::int64_t* src, std::int64_t n, std::int64_t mask, std::int64_t low,
-                std::int64_t high, std::uint8_t* bits, std::int64_t* inside, std::int64_t* at) {
-  return kernels::bracket_s64(src, n, mask, low, high, bits, inside, at);
-}
-
-void above(const std::int16_t* src, std::int64_t n, std::int16_t mask, std::int16_t threshold,
-           std::uint8_t* bits) {
-  kernels::above_s16(src, n, mask, threshold, bits);
-}
-void above(const std::int32_t* src, std::int64_t n, std::int32_t mask, std::int32_t threshold,
-           std::uint8_t* bits) {
-  kernels::above_s32(src, n, mask, threshold, bits);
-}
-void above(const std::int64_t* src, std::int64_t n, std::int64_t mask, std::int64_t threshold,
-           std::uint8_t* bits) {
-  kernels::above_s64(src, n, mask, threshold, bits);
-}
-
 void set_all(std::uint8_t* bits, std::int64_t n) {
   std::memset(bits, 0xff, static_cast<std::size_t>(packed_size(n)));
   if (n % 8 != 0) bits[n / 8] = static_cast<std::uint8_t>((1u << (n % 8)) - 1u);
@@ -185,8 +159,8 @@ void Selection<Key>::read_block(Block& block) const {
   for (std::int64_t at = 0; at < block.size; at += kChunk) {
     const std::int64_t n = std::min(kChunk, block.size - at);
     const Key* src = tensor.read(block.first + at, n, scratch.data());
-    const auto counts =
-        bracket_of(src, n, mask, low_, high_, block.bits + at / 8, inside.data(), positions.data());
+    const auto counts = kernels::bracket(src, n, mask, low_, high_, block.bits + at / 8,
+                                         inside.data(), positions.data());
     block.below += counts.below;
     block.at_low += counts.at_low;
     block.nan = block.nan || counts.largest > limit;
@@ -323,10 +297,10 @@ void Selection<Key>::resolve(Block& block) const {
     std::uint8_t* bits = block.bits + at / 8;
     if (block.kept == block.equal && block.equal != 0) {
       if (found_ == std::numeric_limits<Key>::min()) set_all(bits, n);
-      else above(src, n, mask, static_cast<Key>(found_ - 1), bits);
+      else kernels::above(src, n, mask, static_cast<Key>(found_ - 1), bits);
       continue;
     }
-    above(src, n, mask, found_, bits);
+    kernels::above(src, n, mask, found_, bits);
     for (std::int64_t i = 0; i < n && kept > 0; ++i) {
       if (static_cast<Key>(src[i] & mask) == found_) {
         bits[i / 8] = static_cast<std::uint8_t>(bits[i / 8] | (1u << (i % 8)));

@@ -12,31 +12,6 @@ using namespace moptcore;
 
 namespace {
 
-void keep(const std::uint8_t* src, const std::uint8_t* bits, std::int64_t n, std::uint8_t* dst) {
-  kernels::keep_u8(src, bits, n, dst);
-}
-void keep(const std::uint16_t* src, const std::uint8_t* bits, std::int64_t n, std::uint16_t* dst) {
-  kernels::keep_u16(src, bits, n, dst);
-}
-void keep(const std::uint32_t* src, const std::uint8_t* bits, std::int64_t n, std::uint32_t* dst) {
-  kernels::keep_u32(src, bits, n, dst);
-}
-void keep(const std::uint64_t* src, const std::uint8_t* bits, std::int64_t n, std::uint64_t* dst) {
-  kernels::keep_u64(src, bits, n, dst);
-}
-std::int64_t zeros(const std::uint8_t* src, std::int64_t n, std::uint8_t mask) {
-  return kernels::count_zeros_u8(src, n, mask);
-}
-std::int64_t zeros(const std::uint16_t* src, std::int64_t n, std::uint16_t mask) {
-  return kernels::count_zeros_u16(src, n, mask);
-}
-std::int64_t zeros(const std::uint32_t* src, std::int64_t n, std::uint32_t mask) {
-  return kernels::count_zeros_u32(src, n, mask);
-}
-std::int64_t zeros(const std::uint64_t* src, std::int64_t n, std::uint64_t mask) {
-  return kernels::count_zeros_u64(src, n, mask);
-}
-
 const std::vector<std::size_t> kSizes = {0, 1, 3, 7, 8, 9, 31, 32, 33, 64, 65, 255, 257, 20'000};
 
 template <class Word>
@@ -66,10 +41,12 @@ void sweep_words() {
         unsigned_zeros += static_cast<Word>(src[i] & ~sign) == 0 ? 1 : 0;
       }
       std::vector<Word> dst(n + 1, Word{42});
-      keep(src, bits.data(), static_cast<std::int64_t>(n), dst.data());
+      kernels::keep(src, bits.data(), static_cast<std::int64_t>(n), dst.data());
       CHECK(dst == expected);
-      CHECK(zeros(src, static_cast<std::int64_t>(n), static_cast<Word>(~Word{0})) == plain);
-      CHECK(zeros(src, static_cast<std::int64_t>(n), static_cast<Word>(~sign)) == unsigned_zeros);
+      CHECK(kernels::count_zeros(src, static_cast<std::int64_t>(n), static_cast<Word>(~Word{0})) ==
+            plain);
+      CHECK(kernels::count_zeros(src, static_cast<std::int64_t>(n), static_cast<Word>(~sign)) ==
+            unsigned_zeros);
     }
   }
 }

@@ -14,40 +14,6 @@ using namespace moptcore;
 
 namespace {
 
-auto run(const std::int16_t* src, std::int64_t n, std::int16_t mask, std::int16_t low,
-         std::int16_t high, std::uint8_t* bits, std::int16_t* inside, std::int16_t* positions) {
-  return kernels::bracket_s16(src, n, mask, low, high, bits, inside, positions);
-}
-auto run(const std::int32_t* src, std::int64_t n, std::int32_t mask, std::int32_t low,
-         std::int32_t high, std::uint8_t* bits, std::int32_t* inside, std::int32_t* positions) {
-  return kernels::bracket_s32(src, n, mask, low, high, bits, inside, positions);
-}
-auto run(const std::int64_t* src, std::int64_t n, std::int64_t mask, std::int64_t low,
-         std::int64_t high, std::uint8_t* bits, std::int64_t* inside, std::int64_t* positions) {
-  return kernels::bracket_s64(src, n, mask, low, high, bits, inside, positions);
-}
-void above(const std::int16_t* src, std::int64_t n, std::int16_t mask, std::int16_t threshold,
-           std::uint8_t* bits) {
-  kernels::above_s16(src, n, mask, threshold, bits);
-}
-void above(const std::int32_t* src, std::int64_t n, std::int32_t mask, std::int32_t threshold,
-           std::uint8_t* bits) {
-  kernels::above_s32(src, n, mask, threshold, bits);
-}
-void above(const std::int64_t* src, std::int64_t n, std::int64_t mask, std::int64_t threshold,
-           std::uint8_t* bits) {
-  kernels::above_s64(src, n, mask, threshold, bits);
-}
-std::int16_t largest(const std::int16_t* src, std::int64_t n, std::int16_t mask) {
-  return kernels::largest_s16(src, n, mask);
-}
-std::int32_t largest(const std::int32_t* src, std::int64_t n, std::int32_t mask) {
-  return kernels::largest_s32(src, n, mask);
-}
-std::int64_t largest(const std::int64_t* src, std::int64_t n, std::int64_t mask) {
-  return kernels::largest_s64(src, n, mask);
-}
-
 // Few distinct values, the extremes among them, so that every branch is met.
 template <class Key>
 std::vector<Key> keys_of(std::size_t n, std::uint64_t seed) {
@@ -94,7 +60,8 @@ void sweep() {
           std::vector<std::uint8_t> got_bits(bits.size() + 1, 0xa5);
           std::vector<Key> got_inside(n);
           std::vector<Key> got_positions(n);
-          const auto got = run(src, static_cast<std::int64_t>(n), mask, low, high, got_bits.data(),
+          const auto got =
+              kernels::bracket(src, static_cast<std::int64_t>(n), mask, low, high, got_bits.data(),
                                got_inside.data(), got_positions.data());
           CHECK(got.below == expected.below);
           CHECK(got.at_low == expected.at_low);
@@ -104,11 +71,11 @@ void sweep() {
           CHECK(std::equal(positions.begin(), positions.end(), got_positions.begin()));
           CHECK(std::equal(bits.begin(), bits.end(), got_bits.begin()));
           CHECK(got_bits.back() == 0xa5);
-          CHECK(largest(src, static_cast<std::int64_t>(n), mask) == expected.largest);
+          CHECK(kernels::largest(src, static_cast<std::int64_t>(n), mask) == expected.largest);
 
           std::fill(got_bits.begin(), got_bits.end(), std::uint8_t{0xa5});
-          above(src, static_cast<std::int64_t>(n), mask, static_cast<Key>(high - 1),
-                got_bits.data());
+          kernels::above(src, static_cast<std::int64_t>(n), mask, static_cast<Key>(high - 1),
+                         got_bits.data());
           CHECK(std::equal(bits.begin(), bits.end(), got_bits.begin()));
           CHECK(got_bits.back() == 0xa5);
         }
