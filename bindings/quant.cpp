@@ -286,14 +286,30 @@ py::object fake_quantize_range(const Array& x, const py::object& min, const py::
   return result.take();
 }
 
+Shape shape_of(py::handle numbers) {
+  const py::array array = py::array::ensure(numbers);
+  return Shape(std::span<const py::ssize_t>(array.shape(), static_cast<std::size_t>(array.ndim())));
+}
+
 QParams make_qparams(const py::object& scale, const py::object& zero_point, const py::object& dtype,
                      const Axis& axis, const std::optional<std::int32_t>& qmin,
-                     const std::optional<std::int32_t>& qmax) {
+                     const std::optional<std::int32_t>& qmax,
+                     const std::optional<std::int64_t>& group_size) {
   constexpr auto where = "quant.QParams";
   std::vector<float> scales = scales_of(scale, where);
   std::vector<std::int32_t> zeros = integers_of(zero_point, where, "zero_point");
+  Shape shape;
+  if (group_size) {
+    shape = shape_of(scale);
+    check(zeros.size() == 1 || shape_of(zero_point) == shape, where,
+          "zero_point must be one number or have the shape of scale where group_size is given",
+          shape_text(shape_of(zero_point)));
+  }
   if (zeros.size() == 1) zeros.resize(scales.size(), zeros.front());
-  return {std::move(scales), std::move(zeros), axis, {quantized_dtype(dtype, where), qmin, qmax}};
+  return {std::move(scales),
+          std::move(zeros),
+          axis,
+          {quantized_dtype(dtype, where), qmin, qmax, group_size, shape}};
 }
 
 template <class T>
@@ -302,8 +318,18 @@ py::object numbers(const std::vector<T>& values, bool one) {
   return py::array_t<T>(static_cast<py::ssize_t>(values.size()), values.data());
 }
 
-py::object scale_of(const QParams& q) { return numbers(q.scale(), !q.axis()); }
-py::object zero_point_of(const QParams& q) { return numbers(q.zero_point(), !q.axis()); }
+template <class T>
+py::object shaped(const std::vector<T>& values, const Shape& shape) {
+  return py::array_t<T>(std::vector<py::ssize_t>(shape.begin(), shape.end()), values.data());
+}
+
+template <class T>
+py::object grid_numbers(const QParams& q, const std::vector<T>& values) {
+  return q.group_size() ? shaped(values, q.scale_shape()) : numbers(values, !q.axis());
+}
+
+py::object scale_of(const QParams& q) { return grid_numbers(q, q.scale()); }
+py::object zero_point_of(const QParams& q) { return grid_numbers(q, q.zero_point()); }
 
 std::string repr_of(const QParams& q) {
   const py::str text(
@@ -311,19 +337,24 @@ std::string repr_of(const QParams& q) {
   // A float32 in its own shortest form: 0.02 and not 0.019999999552965164.
   py::object scale = scale_of(q);
   if (!q.axis()) scale = py::float_(py::str(py::module_::import("numpy").attr("float32")(scale)));
-  return text
-      .format(scale, zero_point_of(q), std::string(name(q.dtype())), q.axis(), q.qmin(), q.qmax())
-      .cast<std::string>();
+  auto result = text.format(scale, zero_point_of(q), std::string(name(q.dtype())), q.axis(),
+                            q.qmin(), q.qmax())
+                    .cast<std::string>();
+  if (q.group_size()) {
+    result.insert(result.size() - 1, ", group_size=" + std::to_string(*q.group_size()));
+  }
+  return result;
 }
 
 py::tuple state_of(const QParams& q) {
-  return py::make_tuple(q.scale(), q.zero_point(), std::string(name(q.dtype())), q.axis(), q.qmin(),
-                        q.qmax());
+  return py::make_tuple(scale_of(q), zero_point_of(q), std::string(name(q.dtype())), q.axis(),
+                        q.qmin(), q.qmax(), q.group_size());
 }
 
 QParams from_state(const py::tuple& state) {
   return make_qparams(state[0], state[1], state[2], state[3].cast<Axis>(),
-                      state[4].cast<std::int32_t>(), state[5].cast<std::int32_t>());
+                      state[4].cast<std::int32_t>(), state[5].cast<std::int32_t>(),
+                      state[6].cast<std::optional<std::int64_t>>());
 }
 
 void bind_qparams(py::module_& m) {
@@ -332,14 +363,20 @@ void bind_qparams(py::module_& m) {
                       "real = (q - zero_point) * scale. Immutable.")
       .def(py::init(&make_qparams), "scale"_a, "zero_point"_a = 0, "dtype"_a = "int8",
            "axis"_a = py::none(), "qmin"_a = py::none(), "qmax"_a = py::none(),
+           "group_size"_a = py::none(),
            "scale: finite, > 0, one number or one for each index of `axis`.\n"
            "zero_point: integer in [qmin, qmax]; one number serves all scales.\n"
            "dtype: int8, uint8, int16, uint16, int4 or uint4.\n"
-           "qmin, qmax: None is the dtype's full range.")
-      .def_property_readonly("scale", &scale_of, "float, or float32 vector over `axis`.")
-      .def_property_readonly("zero_point", &zero_point_of, "int, or int32 vector over `axis`.")
+           "qmin, qmax: None is the dtype's full range.\n"
+           "group_size: one scale for each group of so many neighbours along `axis` (ONNX's\n"
+           "block_size): scale has the tensor's shape, but ceil(n / group_size) along `axis`. The\n"
+           "last group may be incomplete.")
+      .def_property_readonly("scale", &scale_of,
+                             "float, float32 vector over `axis`, or array of groups.")
+      .def_property_readonly("zero_point", &zero_point_of, "int, or int32 array like scale.")
       .def_property_readonly("dtype", [](const QParams& q) { return std::string(name(q.dtype())); })
       .def_property_readonly("axis", &QParams::axis)
+      .def_property_readonly("group_size", &QParams::group_size)
       .def_property_readonly("qmin", &QParams::qmin)
       .def_property_readonly("qmax", &QParams::qmax)
       .def(
@@ -351,19 +388,56 @@ void bind_qparams(py::module_& m) {
   m.def(
       "qparams_from_range",
       [](const py::object& min, const py::object& max, const py::object& dtype, bool symmetric,
-         const Axis& axis, const Text& compat) {
+         const Axis& axis, const Text& compat, const Axis& group_size) {
         constexpr auto where = "quant.qparams_from_range";
         const std::vector<float> low = floats_of(min, where, "min");
         const std::vector<float> high = floats_of(max, where, "max");
+        if (group_size) {
+          check(axis.has_value(), where, "axis must be given where group_size is", "None");
+          const Shape shape = shape_of(min);
+          check(shape == shape_of(max), where, "max must have the shape of min",
+                shape_text(shape_of(max)));
+          return quant::qparams_from_range(low, high, quantized_dtype(dtype, where), symmetric,
+                                           *axis, *group_size, shape, compat_of(compat, where));
+        }
         return quant::qparams_from_range(low, high, quantized_dtype(dtype, where), symmetric, axis,
                                          compat_of(compat, where));
       },
       "min"_a, "max"_a, "dtype"_a = "int8", "symmetric"_a = true, "axis"_a = py::none(),
-      "compat"_a = py::none(),
+      "compat"_a = py::none(), "group_size"_a = py::none(),
       "The QParams that cover [min, max], extended to hold 0.\n\n"
+      "min, max: numbers, vectors over `axis`, or with group_size arrays as group_range gives.\n"
       "symmetric: scale = absmax / 127 and integers [-127, 127] for int8; else the full range\n"
       "with a zero point. A range of nothing but 0 gives scale 1; no scale is below 2^-126.\n"
       "compat: \"torch\" follows torch.ao's observers, \"tflite\" TFLite.");
+  m.def(
+      "group_range",
+      [](const Array& x, std::int64_t group_size, std::int64_t axis) {
+        quant::GroupRange range;
+        {
+          const py::gil_scoped_release release;
+          range = quant::group_range(x.view(), group_size, axis);
+        }
+        return py::make_tuple(shaped(range.min, range.shape), shaped(range.max, range.shape));
+      },
+      "x"_a, "group_size"_a, "axis"_a = -1,
+      "(min, max) of each `group_size` neighbours along `axis` as float32 arrays with x's shape,\n"
+      "but ceil(n / group_size) along `axis`: [out, in] weights give [out, groups]. The last "
+      "group\n"
+      "may be incomplete. NaN and infinities raise NonFiniteError.");
+  m.def(
+      "group_qparams",
+      [](const Array& x, std::int64_t group_size, std::int64_t axis, const py::object& dtype,
+         bool symmetric) {
+        const DType target = quantized_dtype(dtype, "quant.group_qparams");
+        const py::gil_scoped_release release;
+        const quant::GroupRange range = quant::group_range(x.view(), group_size, axis);
+        return quant::qparams_from_range(range.min, range.max, target, symmetric, axis, group_size,
+                                         range.shape);
+      },
+      "x"_a, "group_size"_a, "axis"_a = -1, "dtype"_a = "int4", "symmetric"_a = true,
+      "The QParams of the smallest and largest value of each group: qparams_from_range of\n"
+      "group_range. For weight-only quantization; ONNX's blocked DequantizeLinear.");
 }
 
 constexpr const char* kind_of(const quant::MinMaxObserver&) { return "MinMaxObserver"; }

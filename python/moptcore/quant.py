@@ -12,6 +12,8 @@ from moptcore._core.quant import (
     fake_quantize_affine,
     fake_quantize_backward,
     fake_quantize_range,
+    group_qparams,
+    group_range,
     qparams_from_range,
     quantize,
 )
@@ -25,6 +27,8 @@ __all__ = [
     "fake_quantize_affine",
     "fake_quantize_backward",
     "fake_quantize_range",
+    "group_qparams",
+    "group_range",
     "qparams_from_range",
     "quantize",
 ]

@@ -8,6 +8,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <sstream>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -109,6 +110,27 @@ class GridSteps {
     if (element_count(shape) != 0 && !layout_.has_rows()) fill_table();
   }
 
+  /// One grid for each group of `group_size` neighbours along an axis, row-major in `scales`, the
+  /// shape that grouped_shape gives.
+  GridSteps(std::vector<Step> steps, std::int64_t axis, std::int64_t group_size,
+            const Shape& scales, const Shape& shape, std::string_view where)
+      : per_axis_(true), group_size_(group_size) {
+    check(shape.rank() > 0, where, "the tensor must have at least 1 dimension where axis is given",
+          "shape ()");
+    const int at = normalize_axis(axis, shape.rank(), where);
+    const Shape expected = grouped_shape(shape, at, group_size);
+    if (!(scales == expected)) [[unlikely]] {
+      std::ostringstream rule;
+      rule << "scale must have shape " << expected << ", one for each " << group_size
+           << " along axis " << axis;
+      throw Error(error_text(where, rule.str(), scales));
+    }
+    layout_ = ChannelLayout(shape, at);
+    groups_ = expected[at];
+    rows_ = std::move(steps);
+    if (element_count(shape) != 0 && layout_.inner != 1) fill_group_table();
+  }
+
   /// Checks the grids and takes them over.
   static GridSteps from(const GridView& grids, const Shape& shape, kernels::Rounding rounding,
                         std::string_view where) {
@@ -119,6 +141,9 @@ class GridSteps {
     for (std::size_t c = 0; c < grids.scale.size(); ++c) {
       steps.push_back(grid_step<T>(grids, c, rounding));
     }
+    if (grids.group_size) {
+      return GridSteps(std::move(steps), *grids.axis, *grids.group_size, grids.shape, shape, where);
+    }
     return GridSteps(std::move(steps), *grids.axis, shape, where, "scale");
   }
 
@@ -128,6 +153,10 @@ class GridSteps {
   void for_each_run(std::int64_t first, std::int64_t n, One&& one, Many&& many) const {
     if (!per_axis_) {
       one(first, n, one_);
+      return;
+    }
+    if (group_size_ != 0) {
+      for_each_group(first, n, one, many);
       return;
     }
     layout_.for_each_run(
@@ -147,10 +176,53 @@ class GridSteps {
   /// True where every run but the last starts and ends at a multiple of 8 elements.
   [[nodiscard]] bool has_whole_bytes() const noexcept {
     if (!per_axis_) return true;
+    if (group_size_ != 0) {
+      return layout_.inner == 1 ? group_size_ % 8 == 0 && layout_.channels % 8 == 0
+                                : layout_.inner % 8 == 0;
+    }
     return (layout_.has_rows() ? layout_.inner : layout_.period()) % 8 == 0;
   }
 
  private:
+  // Neighbours share a grid where the axis is the last one; else each of a row has its own and the
+  // table has the scales' shape.
+  template <class One, class Many>
+  void for_each_group(std::int64_t first, std::int64_t n, One&& one, Many&& many) const {
+    const std::int64_t last = first + n;
+    const std::int64_t inner = layout_.inner;
+    for (std::int64_t at = first; at < last;) {
+      const std::int64_t i = at % inner;
+      const std::int64_t c = at / inner % layout_.channels;
+      const std::int64_t row = at / inner / layout_.channels * groups_ + c / group_size_;
+      if (inner == 1) {
+        const std::int64_t rest = std::min(group_size_ - c % group_size_, layout_.channels - c);
+        const std::int64_t count = std::min(rest, last - at);
+        one(at, count, rows_[static_cast<std::size_t>(row)]);
+        at += count;
+      } else {
+        const std::int64_t count = std::min(inner - i, last - at);
+        const auto size = static_cast<std::int64_t>(rows_.size());
+        const T* data = table_.data() + row * inner + i;
+        many(at, count,
+             kernels::GridTable<T>{data, data + size, data + 2 * size, data + 3 * size,
+                                   data + 4 * size});
+        at += count;
+      }
+    }
+  }
+
+  void fill_group_table() {
+    const std::size_t size = rows_.size();
+    table_.resize(5 * size);
+    for (std::size_t at = 0; at < size; ++at) {
+      table_[at] = rows_[at].factor;
+      table_[at + size] = rows_[at].scale;
+      table_[at + 2 * size] = rows_[at].low;
+      table_[at + 3 * size] = rows_[at].high;
+      table_[at + 4 * size] = rows_[at].zero;
+    }
+  }
+
   void fill_table() {
     const auto size = static_cast<std::size_t>(layout_.table_size());
     table_.resize(5 * size);
@@ -173,6 +245,8 @@ class GridSteps {
   std::vector<Step> rows_;
   std::vector<T> table_;
   bool per_axis_ = false;
+  std::int64_t group_size_ = 0;  // 0: no groups
+  std::int64_t groups_ = 0;      // along the axis
 };
 
 }  // namespace moptcore::inline v0::quant

@@ -133,8 +133,15 @@ constexpr bool is_seen(float min, float max) noexcept { return min <= max; }
 
 }  // namespace
 
-QParams qparams_from_range(std::span<const float> min, std::span<const float> max, DType dtype,
-                           bool symmetric, std::optional<std::int64_t> axis, Compat compat) {
+namespace {
+
+struct Scales {
+  std::vector<float> scale;
+  std::vector<std::int32_t> zero_point;
+};
+
+Scales scales_from_range(std::span<const float> min, std::span<const float> max, DType dtype,
+                         bool symmetric, Compat compat) {
   constexpr auto where = "quant.qparams_from_range";
   check<DTypeError>(is_quantized(dtype), where,
                     "dtype must be int8, uint8, int16, uint16, int4 or uint4", name(dtype));
@@ -146,8 +153,7 @@ QParams qparams_from_range(std::span<const float> min, std::span<const float> ma
   }
   check(!min.empty(), where, "min must have at least one element", 0);
   const kernels::FloatMode mode;
-  std::vector<float> scale(min.size());
-  std::vector<std::int32_t> zero_point(min.size());
+  Scales result{std::vector<float>(min.size()), std::vector<std::int32_t>(min.size())};
   for (std::size_t c = 0; c < min.size(); ++c) {
     check(std::isfinite(min[c]) && std::isfinite(max[c]) && min[c] <= max[c], where,
           "min and max must be finite with min <= max",
@@ -156,11 +162,127 @@ QParams qparams_from_range(std::span<const float> min, std::span<const float> ma
     // The float arithmetic of the compat modes overflows for ranges wider than the largest float.
     check(std::isfinite(grid.scale), where, "max - min must be finite in float32",
           std::to_string(min[c]) + " and " + std::to_string(max[c]));
-    scale[c] = grid.scale;
-    zero_point[c] = grid.zero_point;
+    result.scale[c] = grid.scale;
+    result.zero_point[c] = grid.zero_point;
   }
+  return result;
+}
+
+// Groups of neighbours in memory: one kernel call each.
+template <class T>
+bool neighbour_ranges(const AnyView& x, std::int64_t channels, std::int64_t group_size,
+                      GroupRange& out) {
+  std::atomic<bool> finite{true};
+  const std::int64_t groups = out.shape.back();
+  const std::int64_t rows = x.size() / channels;
+  const std::int64_t grain = std::max<std::int64_t>(1, kGrain / channels);
+  parallel_for(rows, grain, [&](std::int64_t first, std::int64_t last) {
+    const kernels::FloatMode mode;
+    bool ok = true;
+    const std::int64_t end = last * channels;
+    for_each_piece<T>(
+        x, first * channels, end, [&](const T* src, std::int64_t start, std::int64_t n) {
+          for (std::int64_t at = start; at < start + n;) {
+            const std::int64_t c = at % channels;
+            const std::int64_t rest = std::min(group_size - c % group_size, channels - c);
+            const std::int64_t count = std::min(rest, start + n - at);
+            const MinMax<T> piece = min_max(src + (at - start), count);
+            const auto to = static_cast<std::size_t>(at / channels * groups + c / group_size);
+            out.min[to] = std::min(out.min[to], static_cast<float>(piece.min));
+            out.max[to] = std::max(out.max[to], static_cast<float>(piece.max));
+            ok = ok && piece.finite;
+            at += count;
+          }
+        });
+    if (!ok) finite.store(false, std::memory_order_relaxed);
+  });
+  return finite.load();
+}
+
+// The axis is not the last one: rows of `inner` neighbours, each with a range of its own.
+template <class T>
+bool row_ranges(const AnyView& x, const ChannelLayout& layout, std::int64_t group_size,
+                std::int64_t groups, GroupRange& out) {
+  std::vector<T> mins(out.min.size(), static_cast<T>(kInfinity));
+  std::vector<T> maxs(out.max.size(), static_cast<T>(-kInfinity));
+  std::atomic<bool> finite{true};
+  const std::int64_t period = layout.period();
+  const std::int64_t inner = layout.inner;
+  const std::int64_t grain = std::max<std::int64_t>(1, kGrain / period);
+  parallel_for(x.size() / period, grain, [&](std::int64_t first, std::int64_t last) {
+    const kernels::FloatMode mode;
+    bool ok = true;
+    for_each_piece<T>(
+        x, first * period, last * period, [&](const T* src, std::int64_t start, std::int64_t n) {
+          for (std::int64_t at = start; at < start + n;) {
+            const std::int64_t i = at % inner;
+            const std::int64_t c = at / inner % layout.channels;
+            const std::int64_t row = at / period * groups + c / group_size;
+            const std::int64_t count = std::min(inner - i, start + n - at);
+            const bool good = update_each(src + (at - start), count, mins.data() + row * inner + i,
+                                          maxs.data() + row * inner + i);
+            ok = ok && good;
+            at += count;
+          }
+        });
+    if (!ok) finite.store(false, std::memory_order_relaxed);
+  });
+  for (std::size_t i = 0; i < mins.size(); ++i) {
+    out.min[i] = static_cast<float>(mins[i]) + 0.0f;
+    out.max[i] = static_cast<float>(maxs[i]) + 0.0f;
+  }
+  return finite.load();
+}
+
+template <class T>
+bool group_ranges(const AnyView& x, int axis, std::int64_t group_size, GroupRange& out) {
+  const ChannelLayout layout(x.shape(), axis);
+  if (layout.inner == 1) return neighbour_ranges<T>(x, layout.channels, group_size, out);
+  return row_ranges<T>(x, layout, group_size, out.shape[axis], out);
+}
+
+}  // namespace
+
+QParams qparams_from_range(std::span<const float> min, std::span<const float> max, DType dtype,
+                           bool symmetric, std::optional<std::int64_t> axis, Compat compat) {
+  Scales found = scales_from_range(min, max, dtype, symmetric, compat);
   const auto [qmin, qmax] = grid_range(dtype, symmetric, compat);
-  return QParams(std::move(scale), std::move(zero_point), axis, {dtype, qmin, qmax});
+  return QParams(std::move(found.scale), std::move(found.zero_point), axis, {dtype, qmin, qmax});
+}
+
+QParams qparams_from_range(std::span<const float> min, std::span<const float> max, DType dtype,
+                           bool symmetric, std::int64_t axis, std::int64_t group_size,
+                           const Shape& shape, Compat compat) {
+  Scales found = scales_from_range(min, max, dtype, symmetric, compat);
+  const auto [qmin, qmax] = grid_range(dtype, symmetric, compat);
+  return QParams(std::move(found.scale), std::move(found.zero_point), axis,
+                 {dtype, qmin, qmax, group_size, shape});
+}
+
+GroupRange group_range(const AnyView& x, std::int64_t group_size, std::int64_t axis) {
+  constexpr auto where = "quant.group_range";
+  if (!is_floating(x.dtype())) [[unlikely]] {
+    throw DTypeError(
+        error_text(where, "x must be float64, float32, float16 or bfloat16", name(x.dtype())));
+  }
+  check(group_size >= 1, where, "group_size must be at least 1", group_size);
+  check(x.rank() > 0 && !x.empty(), where, "x must have at least 1 dimension and 1 element",
+        x.shape());
+  const int at = normalize_axis(axis, x.rank(), where);
+  GroupRange out{{}, {}, grouped_shape(x.shape(), at, group_size)};
+  const auto count = static_cast<std::size_t>(element_count(out.shape));
+  out.min.assign(count, kInfinity);
+  out.max.assign(count, -kInfinity);
+  const bool finite = x.dtype() == DType::float64 ? group_ranges<double>(x, at, group_size, out)
+                                                  : group_ranges<float>(x, at, group_size, out);
+  check<NonFiniteError>(finite, where, "x must be finite", "NaN or infinity");
+  // A double may lie beyond the largest float.
+  constexpr float kTop = std::numeric_limits<float>::max();
+  for (std::size_t i = 0; i < count; ++i) {
+    out.min[i] = std::clamp(out.min[i], -kTop, kTop);
+    out.max[i] = std::clamp(out.max[i], -kTop, kTop);
+  }
+  return out;
 }
 
 RangeObserver::RangeObserver(std::optional<std::int64_t> axis, std::optional<double> momentum)

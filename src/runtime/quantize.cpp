@@ -39,6 +39,8 @@ void check_floats(const AnyView& view, const char* where) {
 // The tensor as [outer, channels, inner] around the axis of the scales.
 Grouped grouped(const Shape& shape, const QParams& params, const char* where) {
   if (!params.axis()) return {1, 1, element_count(shape)};
+  check<UnsupportedError>(!params.group_size(), where, "backend onednn takes no group_size",
+                          params.group_size().value_or(0));
   const int axis = normalize_axis(*params.axis(), shape.rank(), where);
   check(shape[axis] == params.size(), where,
         "scale must have the axis's extent " + std::to_string(shape[axis]), params.size());

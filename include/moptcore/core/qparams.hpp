@@ -13,6 +13,7 @@
 
 #include <moptcore/core/check.hpp>
 #include <moptcore/core/dtype.hpp>
+#include <moptcore/core/shape.hpp>
 
 namespace moptcore::inline v0 {
 
@@ -39,17 +40,28 @@ struct Grid {
   return is_signed ? std::pair{-levels / 2, levels / 2 - 1} : std::pair{0, levels - 1};
 }
 
-/// Grids that are someone else's memory: one for a whole tensor, or one per index of `axis`.
+/// Grids that are someone else's memory: one for a whole tensor, one per index of `axis`, or one
+/// for each `group_size` neighbours along `axis` (ONNX's block_size).
 struct GridView {
   std::span<const float> scale;
   std::span<const std::int32_t> zero_point;
   std::int32_t qmin = -128;
   std::int32_t qmax = 127;
-  std::optional<std::int64_t> axis;  ///< none: one grid
+  std::optional<std::int64_t> axis = std::nullopt;        ///< none: one grid
+  std::optional<std::int64_t> group_size = std::nullopt;  ///< none: one group an index of axis
+  Shape shape = {};  ///< of scale where there are groups: grouped_shape of the tensor's
 };
 
+/// The shape of the scales of a tensor in groups: its own, but the extent n of `axis` becomes
+/// ceil(n / group_size). A last group may be incomplete. `axis` must lie in [0, rank).
+[[nodiscard]] inline Shape grouped_shape(Shape shape, int axis, std::int64_t group_size) {
+  shape[axis] = shape[axis] == 0 ? 0 : (shape[axis] - 1) / group_size + 1;
+  return shape;
+}
+
 /// Throws unless every scale is finite and > 0, qmin < qmax lie in [-32768, 65535], every zero
-/// point lies in [qmin, qmax] and scale and zero_point are equally long (one grid without axis).
+/// point lies in [qmin, qmax], scale and zero_point are equally long (one grid without axis) and
+/// groups have a size, an axis and as many scales as their shape says.
 inline void check_grids(const GridView& grids, std::string_view where) {
   check(grids.qmin < grids.qmax && grids.qmin >= -32768 && grids.qmax <= 65535, where,
         "qmin and qmax must be in [-32768, 65535] with qmin < qmax",
@@ -60,6 +72,14 @@ inline void check_grids(const GridView& grids, std::string_view where) {
       grids.zero_point.size());
   check(grids.axis.has_value() || grids.scale.size() == 1, where,
         "scale must be one number where axis is None", std::to_string(grids.scale.size()));
+  if (grids.group_size) {
+    check(*grids.group_size >= 1, where, "group_size must be at least 1", *grids.group_size);
+    check(grids.axis.has_value(), where, "axis must be given where group_size is", "None");
+    check(grids.shape.rank() >= 1 &&
+              element_count(grids.shape) == static_cast<std::int64_t>(grids.scale.size()),
+          where, "scale must have at least 1 dimension where group_size is given", grids.shape);
+    (void)normalize_axis(*grids.axis, grids.shape.rank(), where);
+  }
   for (const float scale : grids.scale) {
     check(std::isfinite(scale) && scale > 0.0f, where, "scale must be finite and > 0", scale);
   }
@@ -80,6 +100,8 @@ class QParams {
     DType dtype = DType::int8;                        ///< int8, uint8, int16, uint16, int4 or uint4
     std::optional<std::int32_t> qmin = std::nullopt;  ///< none: the dtype's least integer
     std::optional<std::int32_t> qmax = std::nullopt;  ///< none: the dtype's greatest integer
+    std::optional<std::int64_t> group_size = std::nullopt;  ///< none: no groups
+    Shape scale_shape = {};                                 ///< of scale, where there are groups
   };
 
   /// One grid for the whole tensor.
@@ -88,7 +110,9 @@ class QParams {
   QParams(float scale, std::int32_t zero_point, const Options& options)
       : QParams({scale}, {zero_point}, std::nullopt, options) {}
 
-  /// One grid per index of `axis`, which may count from the back; none: one grid.
+  /// One grid per index of `axis`, which may count from the back; none: one grid. With a
+  /// group_size one grid for each group of so many neighbours along `axis` and for each index of
+  /// every other axis: scale and zero_point are row-major in options.scale_shape.
   /// Throws Error naming what is wrong: scale not finite or <= 0, zero_point outside
   /// [qmin, qmax], lengths that differ, a range that the dtype cannot hold.
   QParams(std::vector<float> scale, std::vector<std::int32_t> zero_point,
@@ -96,6 +120,8 @@ class QParams {
       : scale_(std::move(scale)),
         zero_point_(std::move(zero_point)),
         axis_(axis),
+        group_size_(options.group_size),
+        scale_shape_(options.group_size ? options.scale_shape : Shape{}),
         dtype_(options.dtype) {
     constexpr auto where = "quant.QParams";
     check<DTypeError>(is_quantized(dtype_), where,
@@ -124,11 +150,16 @@ class QParams {
   [[nodiscard]] const std::vector<float>& scale() const noexcept { return scale_; }
   [[nodiscard]] const std::vector<std::int32_t>& zero_point() const noexcept { return zero_point_; }
   [[nodiscard]] const std::optional<std::int64_t>& axis() const noexcept { return axis_; }
+  [[nodiscard]] const std::optional<std::int64_t>& group_size() const noexcept {
+    return group_size_;
+  }
+  /// The shape of scale and zero_point where there are groups, else rank 0.
+  [[nodiscard]] const Shape& scale_shape() const noexcept { return scale_shape_; }
   [[nodiscard]] DType dtype() const noexcept { return dtype_; }
   [[nodiscard]] std::int32_t qmin() const noexcept { return qmin_; }
   [[nodiscard]] std::int32_t qmax() const noexcept { return qmax_; }
 
-  /// Grids held: 1, or the extent of the axis.
+  /// Grids held: 1, the extent of the axis, or the number of groups.
   [[nodiscard]] std::int64_t size() const noexcept {
     return static_cast<std::int64_t>(scale_.size());
   }
@@ -140,7 +171,7 @@ class QParams {
 
   /// Valid as long as this object.
   [[nodiscard]] GridView view() const noexcept {
-    return {scale_, zero_point_, qmin_, qmax_, axis_};
+    return {scale_, zero_point_, qmin_, qmax_, axis_, group_size_, scale_shape_};
   }
 
   friend bool operator==(const QParams&, const QParams&) = default;
@@ -149,6 +180,8 @@ class QParams {
   std::vector<float> scale_;
   std::vector<std::int32_t> zero_point_;
   std::optional<std::int64_t> axis_;
+  std::optional<std::int64_t> group_size_;
+  Shape scale_shape_;
   DType dtype_;
   std::int32_t qmin_ = 0;
   std::int32_t qmax_ = 0;

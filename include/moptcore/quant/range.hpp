@@ -12,6 +12,7 @@
 
 #include <moptcore/core/export.hpp>
 #include <moptcore/core/qparams.hpp>
+#include <moptcore/core/shape.hpp>
 #include <moptcore/core/tensor_view.hpp>
 #include <moptcore/quant/compat.hpp>
 
@@ -91,11 +92,32 @@ template <class T>
                                                       std::optional<std::int64_t> axis,
                                                       Compat compat = Compat::none);
 
+/// The same for ranges of groups, row-major in `shape` (see group_range).
+[[nodiscard]] MOPTCORE_API QParams qparams_from_range(std::span<const float> min,
+                                                      std::span<const float> max, DType dtype,
+                                                      bool symmetric, std::int64_t axis,
+                                                      std::int64_t group_size, const Shape& shape,
+                                                      Compat compat = Compat::none);
+
 /// What an observer does with NaN and infinities.
 enum class OnNonFinite : std::uint8_t {
   error,  ///< throws NonFiniteError; the observer is unchanged
   skip,   ///< observes the finite values only
 };
+
+/// Smallest and largest values of groups, row-major in `shape`.
+struct GroupRange {
+  std::vector<float> min;
+  std::vector<float> max;
+  Shape shape;
+};
+
+/// The range of each `group_size` neighbours along `axis` of `x` (any floating dtype and strides),
+/// in float32: ONNX's blocks, of which each index of the other axes has its own. The last group
+/// along the axis may be incomplete. Throws Error, DTypeError, or NonFiniteError where a value is
+/// NaN or infinite.
+[[nodiscard]] MOPTCORE_API GroupRange group_range(const AnyView& x, std::int64_t group_size,
+                                                  std::int64_t axis = -1);
 
 /// The range of the values seen so far: of all of them, or for each index of an axis. Ranges are
 /// kept as float32. Not thread-safe.

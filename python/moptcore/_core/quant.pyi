@@ -18,6 +18,8 @@ __all__: list[str] = [
     "fake_quantize_affine",
     "fake_quantize_backward",
     "fake_quantize_range",
+    "group_qparams",
+    "group_range",
     "qparams_from_range",
     "quantize",
 ]
@@ -37,12 +39,16 @@ class QParams:
         axis: int | None = None,
         qmin: int | None = None,
         qmax: int | None = None,
+        group_size: int | None = None,
     ) -> None:
         """
         scale: finite, > 0, one number or one for each index of `axis`.
         zero_point: integer in [qmin, qmax]; one number serves all scales.
         dtype: int8, uint8, int16, uint16, int4 or uint4.
         qmin, qmax: None is the dtype's full range.
+        group_size: one scale for each group of so many neighbours along `axis` (ONNX's
+        block_size): scale has the tensor's shape, but ceil(n / group_size) along `axis`. The
+        last group may be incomplete.
         """
     def __repr__(self) -> str: ...
     def __setstate__(self, arg0: tuple[typing.Any, ...]) -> None: ...
@@ -51,18 +57,20 @@ class QParams:
     @property
     def dtype(self) -> str: ...
     @property
+    def group_size(self) -> int | None: ...
+    @property
     def qmax(self) -> int: ...
     @property
     def qmin(self) -> int: ...
     @property
     def scale(self) -> typing.Any:
         """
-        float, or float32 vector over `axis`.
+        float, float32 vector over `axis`, or array of groups.
         """
     @property
     def zero_point(self) -> typing.Any:
         """
-        int, or int32 vector over `axis`.
+        int, or int32 array like scale.
         """
 
 class MinMaxObserver:
@@ -235,6 +243,25 @@ def fake_quantize_range(
     any axis, bit for bit. bits: min <= x <= max of the nudged range.
     """
 
+def group_qparams(
+    x: ArrayLike,
+    group_size: int,
+    axis: int = -1,
+    dtype: typing.Any = "int4",
+    symmetric: bool = True,
+) -> QParams:
+    """
+    The QParams of the smallest and largest value of each group: qparams_from_range of
+    group_range. For weight-only quantization; ONNX's blocked DequantizeLinear.
+    """
+
+def group_range(x: ArrayLike, group_size: int, axis: int = -1) -> tuple[typing.Any, typing.Any]:
+    """
+    (min, max) of each `group_size` neighbours along `axis` as float32 arrays with x's shape,
+    but ceil(n / group_size) along `axis`: [out, in] weights give [out, groups]. The last group
+    may be incomplete. NaN and infinities raise NonFiniteError.
+    """
+
 def qparams_from_range(
     min: typing.Any,
     max: typing.Any,
@@ -242,10 +269,12 @@ def qparams_from_range(
     symmetric: bool = True,
     axis: int | None = None,
     compat: str | None = None,
+    group_size: int | None = None,
 ) -> QParams:
     """
     The QParams that cover [min, max], extended to hold 0.
 
+    min, max: numbers, vectors over `axis`, or with group_size arrays as group_range gives.
     symmetric: scale = absmax / 127 and integers [-127, 127] for int8; else the full range
     with a zero point. A range of nothing but 0 gives scale 1; no scale is below 2^-126.
     compat: "torch" follows torch.ao's observers, "tflite" TFLite.

@@ -103,6 +103,30 @@ TEST_CASE("A grid for each channel is used along its axis", "[quant]") {
   CHECK(y == std::vector<float>{0, 1, 2 * 0.4f, 0, 1, 2 * 0.4f});
 }
 
+TEST_CASE("Groups of neighbours share a scale along any axis", "[quant]") {
+  const std::vector<float> x = {0.4f, 1.4f, 2.6f, 0.4f, 1.4f, 2.6f};
+  const TensorView<const float> view(x.data(), Shape{2, 3});
+  std::vector<float> y(6);
+  const TensorView<float> out(y.data(), Shape{2, 3});
+  const QParams rows({1, 2, 3, 4}, {0, 0, 0, 0}, 1,
+                     {DType::int8, std::nullopt, std::nullopt, 2, Shape{2, 2}});
+  CHECK(rows.group_size() == 2);
+  CHECK(rows.scale_shape() == Shape{2, 2});
+  fake_quantize(view, rows.view(), out);
+  CHECK(y == std::vector<float>{0, 1, 2, 0, 0, 4});
+  const QParams columns({1, 2, 3}, {0, 0, 0}, 0,
+                        {DType::int8, std::nullopt, std::nullopt, 2, Shape{1, 3}});
+  fake_quantize(view, columns.view(), out);
+  CHECK(y == std::vector<float>{0, 2, 3, 0, 2, 3});
+  CHECK_THROWS_WITH(fake_quantize(TensorView<const float>(x.data(), Shape{3, 2}), columns.view(),
+                                  TensorView<float>(y.data(), Shape{3, 2})),
+                    Catch::Matchers::Contains("scale must have shape (2, 2), one for each 2"));
+  const GroupRange range = group_range(view, 2, -1);
+  CHECK(range.shape == Shape{2, 2});
+  CHECK(range.min == std::vector<float>{0.4f, 2.6f, 0.4f, 2.6f});
+  CHECK(range.max == std::vector<float>{1.4f, 2.6f, 1.4f, 2.6f});
+}
+
 TEST_CASE("Errors of quant name the argument, the value and what is allowed", "[quant]") {
   using Catch::Matchers::Contains;
   const std::vector<float> x(4, 1.0f);
