@@ -3,6 +3,8 @@
 
 #include <pybind11/stl.h>
 
+#include <cstring>
+#include <functional>
 #include <limits>
 #include <optional>
 #include <string>
@@ -107,7 +109,36 @@ std::vector<AnyView> views_of(const std::vector<Array>& arrays) {
   return views;
 }
 
+// None, one number for all, or one for each of `count`.
+std::vector<double> shares_of(const py::object& shares, std::size_t count, const char* where,
+                              const char* argument) {
+  if (shares.is_none()) return {};
+  const auto number = [&](const py::object& share, const std::string& named) {
+    const double value = PyFloat_AsDouble(share.ptr());
+    if (value == -1.0 && PyErr_Occurred() != nullptr) {
+      PyErr_Clear();
+      throw DTypeError(
+          error_text(where, named + " must be a number", py::repr(share).cast<std::string>()));
+    }
+    return value;
+  };
+  if (!py::isinstance<py::list>(shares) && !py::isinstance<py::tuple>(shares)) {
+    return {number(shares, argument)};
+  }
+  const py::tuple list(shares);
+  check(list.size() == count, where,
+        std::string(argument) + " must be one number or as many as weights (" +
+            std::to_string(count) + ")",
+        list.size());
+  std::vector<double> values;
+  for (std::size_t i = 0; i < count; ++i) {
+    values.push_back(number(list[i], argument + ('[' + std::to_string(i) + ']')));
+  }
+  return values;
+}
+
 py::list global_mask(const py::object& weights, double sparsity, const py::object& scores,
+                     const py::object& minimum, const py::object& maximum,
                      const std::string& nonfinite, const py::object& out, bool packed) {
   constexpr auto where = "prune.global_mask";
   const py::tuple weight_objects = arrays_of(weights, where, "weights");
@@ -132,7 +163,10 @@ py::list global_mask(const py::object& weights, double sparsity, const py::objec
   }
   const std::vector<AnyView> weight_views = views_of(weight_arrays);
   const std::vector<AnyView> score_views = views_of(score_arrays);
-  const prune::GlobalOptions options{score_views, nonfinite_from(nonfinite, where)};
+  const std::vector<double> least = shares_of(minimum, weight_views.size(), where, "minimum");
+  const std::vector<double> greatest = shares_of(maximum, weight_views.size(), where, "maximum");
+  const prune::GlobalOptions options{score_views, nonfinite_from(nonfinite, where), least,
+                                     greatest};
   {
     const py::gil_scoped_release release;
     prune::global_mask(weight_views, sparsity, masks, options);
@@ -140,6 +174,127 @@ py::list global_mask(const py::object& weights, double sparsity, const py::objec
   py::list result;
   for (Output& output : outputs) result.append(output.take());
   return result;
+}
+
+py::object row_mask(const Array& weights, double sparsity, std::int64_t axis, const Scores& scores,
+                    const std::string& nonfinite, const py::object& out, bool packed) {
+  constexpr auto where = "prune.row_mask";
+  const prune::RowOptions options{axis, view_of(scores), nonfinite_from(nonfinite, where)};
+  Output mask = mask_output(weights, weights.shape(), packed, out, where);
+  {
+    const py::gil_scoped_release release;
+    prune::row_mask(weights.view(), sparsity, mask.view(), options);
+  }
+  return mask.take();
+}
+
+py::object regrow(const Array& mask, const Array& weights, const Array& grad, double fraction,
+                  const std::string& nonfinite, const py::object& out) {
+  constexpr auto where = "prune.regrow";
+  const prune::RegrowOptions options{nonfinite_from(nonfinite, where)};
+  Output result(mask, mask.dtype(), mask.shape(), out, where);
+  {
+    const py::gil_scoped_release release;
+    prune::regrow(mask.view(), weights.view(), grad.view(), fraction, result.view(), options);
+  }
+  return result.take();
+}
+
+// Scores of the shape of `weights`, filled by f(view of the scores).
+template <class F>
+py::object scored(const Array& weights, DType dtype, const Shape& shape, const py::object& out,
+                  const char* where, F&& f) {
+  Output scores(weights, dtype, shape, out, where);
+  {
+    const py::gil_scoped_release release;
+    f(scores.view());
+  }
+  return scores.take();
+}
+
+py::object magnitude_score(const Array& weights, const py::object& out) {
+  return scored(
+      weights, prune::score_dtype(weights.dtype()), weights.shape(), out, "prune.magnitude_score",
+      [&](const MutableAnyView& scores) { prune::magnitude_score(weights.view(), scores); });
+}
+
+py::object batch_norm_score(const Array& gamma, const py::object& out) {
+  return scored(
+      gamma, prune::score_dtype(gamma.dtype()), gamma.shape(), out, "prune.batch_norm_score",
+      [&](const MutableAnyView& scores) { prune::batch_norm_score(gamma.view(), scores); });
+}
+
+py::object taylor_score(const Array& weights, const Array& grad, bool squared,
+                        const py::object& out) {
+  return scored(weights, prune::score_dtype(weights.dtype(), grad.dtype()), weights.shape(), out,
+                "prune.taylor_score", [&](const MutableAnyView& scores) {
+                  prune::taylor_score(weights.view(), grad.view(), scores, {squared});
+                });
+}
+
+double snip_total(const Array& weights, const Array& grad) {
+  const py::gil_scoped_release release;
+  return prune::snip_total(weights.view(), grad.view());
+}
+
+py::object snip_score(const Array& weights, const Array& grad, std::optional<double> total,
+                      const py::object& out) {
+  return scored(weights, prune::score_dtype(weights.dtype(), grad.dtype()), weights.shape(), out,
+                "prune.snip_score", [&](const MutableAnyView& scores) {
+                  prune::snip_score(weights.view(), grad.view(), scores, {total});
+                });
+}
+
+py::object movement_score(const Array& weights, const Array& grad, const py::object& out) {
+  return scored(weights, prune::score_dtype(weights.dtype(), grad.dtype()), weights.shape(), out,
+                "prune.movement_score", [&](const MutableAnyView& scores) {
+                  if (out.is_none()) {
+                    std::memset(
+                        scores.data(), 0,
+                        static_cast<std::size_t>(byte_count(scores.dtype(), scores.size())));
+                  }
+                  prune::movement_score(weights.view(), grad.view(), scores);
+                });
+}
+
+py::object wanda_score(const Array& weights, const Array& input_norm, std::int64_t axis,
+                       const py::object& out) {
+  return scored(weights, prune::score_dtype(weights.dtype(), input_norm.dtype()), weights.shape(),
+                out, "prune.wanda_score", [&](const MutableAnyView& scores) {
+                  prune::wanda_score(weights.view(), input_norm.view(), scores, {axis});
+                });
+}
+
+py::object obs_score(const Array& weights, const Array& diagonal, std::optional<std::int64_t> axis,
+                     const py::object& out) {
+  return scored(weights, prune::score_dtype(weights.dtype(), diagonal.dtype()), weights.shape(),
+                out, "prune.obs_score", [&](const MutableAnyView& scores) {
+                  prune::obs_score(weights.view(), diagonal.view(), scores, {axis});
+                });
+}
+
+py::object obd_score(const Array& weights, const Array& diagonal, std::optional<std::int64_t> axis,
+                     const py::object& out) {
+  return scored(weights, prune::score_dtype(weights.dtype(), diagonal.dtype()), weights.shape(),
+                out, "prune.obd_score", [&](const MutableAnyView& scores) {
+                  prune::obd_score(weights.view(), diagonal.view(), scores, {axis});
+                });
+}
+
+py::object lamp_score(const Array& weights, const py::object& out) {
+  return scored(weights, prune::score_dtype(weights.dtype()), weights.shape(), out,
+                "prune.lamp_score",
+                [&](const MutableAnyView& scores) { prune::lamp_score(weights.view(), scores); });
+}
+
+py::object fpgm_score(const Array& weights, std::int64_t axis, const py::object& out) {
+  constexpr auto where = "prune.fpgm_score";
+  check(weights.view().rank() >= 1, where, "weights must have at least 1 dimension",
+        weights.view().rank());
+  const Shape slices{weights.shape()[normalize_axis(axis, weights.view().rank(), where)]};
+  return scored(
+      weights, prune::score_dtype(weights.dtype()), slices, out, where,
+      [&](const MutableAnyView& scores) { prune::fpgm_score(weights.view(), scores, {axis}); });
 }
 
 py::object structured_mask(const Array& weights, double sparsity, std::int64_t axis, double ord,
@@ -242,10 +397,7 @@ py::object unpack_mask(const Array& packed, const py::object& shape, const py::o
 // equality, repr, pickle and copy. `config` lists the options in the order of the constructor.
 template <class Schedule, class Config>
 void describe(py::class_<Schedule>& type, Config config) {
-  type.def("sparsity", &Schedule::sparsity, "step"_a, "Share of zeros wanted at `step`.")
-      .def("should_prune", &Schedule::should_prune, "step"_a,
-           "True on begin_step, begin_step + frequency, ..., and always on end_step.")
-      .def(
+  type.def(
           "get_config", [config](const Schedule& s) { return config(s.options()); },
           "The options as a dict: type(schedule)(**schedule.get_config()) equals schedule.")
       .def_static(
@@ -287,6 +439,157 @@ void describe(py::class_<Schedule>& type, Config config) {
   }
 }
 
+template <class Schedule, class Config>
+void describe_pruning(py::class_<Schedule>& type, Config config) {
+  type.def("sparsity", &Schedule::sparsity, "step"_a, "Share of zeros wanted at `step`.")
+      .def("should_prune", &Schedule::should_prune, "step"_a,
+           "True on begin_step, begin_step + frequency, ..., and always on end_step.");
+  describe(type, config);
+}
+
+// A FunctionSchedule whose function is Python's, so that its options can be shown and compared.
+class PythonSchedule {
+ public:
+  struct Options {
+    py::object function = py::none();
+    prune::Step begin_step = 0;
+    prune::Step end_step = -1;
+    prune::Step frequency = 100;
+
+    bool operator==(const Options& other) const {
+      return function.equal(other.function) && begin_step == other.begin_step &&
+             end_step == other.end_step && frequency == other.frequency;
+    }
+  };
+
+  explicit PythonSchedule(const Options& options)
+      : options_(options),
+        schedule_(
+            {call(options.function), options.begin_step, options.end_step, options.frequency}) {}
+
+  [[nodiscard]] double sparsity(prune::Step step) const { return schedule_.sparsity(step); }
+  [[nodiscard]] bool should_prune(prune::Step step) const { return schedule_.should_prune(step); }
+  [[nodiscard]] const Options& options() const noexcept { return options_; }
+  bool operator==(const PythonSchedule& other) const { return options_ == other.options_; }
+
+ private:
+  static std::function<double(prune::Step)> call(const py::object& function) {
+    constexpr auto where = "prune.FunctionSchedule";
+    check<DTypeError>(PyCallable_Check(function.ptr()) != 0, where,
+                      "function must be callable with a step",
+                      py::repr(function).cast<std::string>());
+    return [function](prune::Step step) {
+      const py::object result = function(step);
+      const double value = PyFloat_AsDouble(result.ptr());
+      if (value == -1.0 && PyErr_Occurred() != nullptr) {
+        PyErr_Clear();
+        throw DTypeError(error_text(where,
+                                    "function must return a number at step " + std::to_string(step),
+                                    py::repr(result).cast<std::string>()));
+      }
+      return value;
+    };
+  }
+
+  Options options_;
+  prune::FunctionSchedule schedule_;
+};
+
+void bind_function(py::module_& m) {
+  using prune::Step;
+  auto type = py::class_<PythonSchedule>(
+      m, "FunctionSchedule",
+      "The sparsity in [0, 1) that `function(step)` returns; anything else raises Error. Steps\n"
+      "outside of begin_step to end_step count as the nearer of the two; with end_step=-1 masks\n"
+      "are updated for ever. Pickles if the function does.");
+  type.def(py::init([](const py::object& function, Step begin, Step end, Step frequency) {
+             return PythonSchedule({function, begin, end, frequency});
+           }),
+           "function"_a, "begin_step"_a = 0, "end_step"_a = -1, "frequency"_a = 100);
+  describe_pruning(type, [](const PythonSchedule::Options& o) {
+    return py::dict("function"_a = o.function, "begin_step"_a = o.begin_step,
+                    "end_step"_a = o.end_step, "frequency"_a = o.frequency);
+  });
+}
+
+void bind_gradual_nm(py::module_& m) {
+  using prune::GradualNM, prune::Step;
+  auto type = py::class_<GradualNM>(
+      m, "GradualNM",
+      "From dense to n kept of every m: n + round((m - n) * (1 - t) ** power), t from 0 to 1.");
+  type.def(py::init([](std::int64_t n, std::int64_t kept_of, Step begin, Step end, double power,
+                       Step frequency) {
+             return GradualNM({n, kept_of, begin, end, power, frequency});
+           }),
+           "n"_a, "m"_a, "begin_step"_a, "end_step"_a, "power"_a = 3.0, "frequency"_a = 100);
+  type.def("kept", &GradualNM::kept, "step"_a, "The n for nm_mask(weights, n, m) at `step`.");
+  describe_pruning(type, [](const GradualNM::Options& o) {
+    return py::dict("n"_a = o.n, "m"_a = o.m, "begin_step"_a = o.begin_step,
+                    "end_step"_a = o.end_step, "power"_a = o.power, "frequency"_a = o.frequency);
+  });
+}
+
+void bind_regrowth(py::module_& m) {
+  using prune::CosineRegrowth, prune::Step;
+  auto type = py::class_<CosineRegrowth>(
+      m, "CosineRegrowth",
+      "The fraction for regrow(): initial_fraction * (1 + cos(pi t)) / 2, t from 0 to 1. Evci et\n"
+      "al., Rigging the Lottery, ICML 2020.");
+  type.def(py::init([](double fraction, Step begin, Step end, Step frequency) {
+             return CosineRegrowth({fraction, begin, end, frequency});
+           }),
+           "initial_fraction"_a, "begin_step"_a, "end_step"_a, "frequency"_a = 100);
+  type.def("fraction", &CosineRegrowth::fraction, "step"_a,
+           "Share of the kept weights to exchange at `step`; 0 from end_step on.")
+      .def("should_regrow", &CosineRegrowth::should_regrow, "step"_a,
+           "True on begin_step, begin_step + frequency, ... before end_step.");
+  describe(type, [](const CosineRegrowth::Options& o) {
+    return py::dict("initial_fraction"_a = o.initial_fraction, "begin_step"_a = o.begin_step,
+                    "end_step"_a = o.end_step, "frequency"_a = o.frequency);
+  });
+}
+
+void bind_scores(py::module_& m) {
+  m.def("magnitude_score", &magnitude_score, "weights"_a, "out"_a = py::none(), "|w|.");
+  m.def("taylor_score", &taylor_score, "weights"_a, "grad"_a, py::kw_only(), "squared"_a = true,
+        "out"_a = py::none(),
+        "(w g)**2, or |w g| with squared=False: the first-order change of the loss when a weight\n"
+        "becomes zero. Molchanov et al., CVPR 2019, equation 8.");
+  m.def("snip_total", &snip_total, "weights"_a, "grad"_a,
+        "Sum of |w g|, NaN left out. Add those of all layers for the total of a network.");
+  m.def("snip_score", &snip_score, "weights"_a, "grad"_a, py::kw_only(), "total"_a = py::none(),
+        "out"_a = py::none(),
+        "|w g| / total: the connection sensitivity of Lee et al., SNIP, ICLR 2019, equation 6.\n"
+        "The total is this layer's own by default; pass the network's for scores to compare.");
+  m.def("movement_score", &movement_score, "weights"_a, "grad"_a, py::kw_only(),
+        "out"_a = py::none(),
+        "Adds -w g to `out` (zeros by default) and returns it. Call it at every step with the\n"
+        "same out. Sanh et al., Movement Pruning, NeurIPS 2020.");
+  m.def("wanda_score", &wanda_score, "weights"_a, "input_norm"_a, py::kw_only(), "axis"_a = 1,
+        "out"_a = py::none(),
+        "|w| times the norm of its input, one number for each place along `axis`. Rank them with\n"
+        "row_mask. Sun et al., Wanda, ICLR 2024, equation 1.");
+  m.def("obs_score", &obs_score, "weights"_a, "inverse_hessian_diagonal"_a, py::kw_only(),
+        "axis"_a = py::none(), "out"_a = py::none(),
+        "w**2 / (2 [H^-1]_qq), the loss that removing a weight costs when the others adapt. The\n"
+        "diagonal has the shape of the weights, or is a vector along `axis`, and is > 0.\n"
+        "Hassibi and Stork, Optimal Brain Surgeon, NIPS 1992, equation 5.");
+  m.def(
+      "obd_score", &obd_score, "weights"_a, "hessian_diagonal"_a, py::kw_only(),
+      "axis"_a = py::none(), "out"_a = py::none(),
+      "w**2 h / 2: the same while the others stay. LeCun et al., Optimal Brain Damage, NIPS 1989.");
+  m.def(
+      "lamp_score", &lamp_score, "weights"_a, "out"_a = py::none(),
+      "w**2 over the sum of the squares of itself and all that outrank it in the tensor; of\n"
+      "equal magnitudes the earlier outranks. For global_mask. Lee et al., ICLR 2021, equation 4.");
+  m.def("fpgm_score", &fpgm_score, "weights"_a, "axis"_a = 0, "out"_a = py::none(),
+        "One score for each slice along `axis`, for structured_mask: the sum of its Euclidean\n"
+        "distances to all others. He et al., CVPR 2019, equation 4.");
+  m.def("batch_norm_score", &batch_norm_score, "gamma"_a, "out"_a = py::none(),
+        "|gamma| of a batch normalization, for structured_mask. Liu et al., Network Slimming,\n"
+        "ICCV 2017.");
+}
+
 void bind_constant(py::module_& m) {
   using prune::ConstantSparsity, prune::Step;
   auto type =
@@ -295,7 +598,7 @@ void bind_constant(py::module_& m) {
              return ConstantSparsity({target, begin, end, frequency});
            }),
            "target_sparsity"_a, "begin_step"_a, "end_step"_a = -1, "frequency"_a = 100);
-  describe(type, [](const ConstantSparsity::Options& o) {
+  describe_pruning(type, [](const ConstantSparsity::Options& o) {
     return py::dict("target_sparsity"_a = o.target_sparsity, "begin_step"_a = o.begin_step,
                     "end_step"_a = o.end_step, "frequency"_a = o.frequency);
   });
@@ -310,7 +613,7 @@ void bind_polynomial(py::module_& m) {
            }),
            "initial_sparsity"_a, "final_sparsity"_a, "begin_step"_a, "end_step"_a, "power"_a = 3.0,
            "frequency"_a = 100);
-  describe(type, [](const PolynomialDecay::Options& o) {
+  describe_pruning(type, [](const PolynomialDecay::Options& o) {
     return py::dict("initial_sparsity"_a = o.initial_sparsity,
                     "final_sparsity"_a = o.final_sparsity, "begin_step"_a = o.begin_step,
                     "end_step"_a = o.end_step, "power"_a = o.power, "frequency"_a = o.frequency);
@@ -326,7 +629,7 @@ void bind_decay(py::module_& m, const char* name, const char* doc) {
            }),
            "initial_sparsity"_a, "final_sparsity"_a, "begin_step"_a, "end_step"_a,
            "frequency"_a = 100);
-  describe(type, [](const typename Decay::Options& o) {
+  describe_pruning(type, [](const typename Decay::Options& o) {
     return py::dict("initial_sparsity"_a = o.initial_sparsity,
                     "final_sparsity"_a = o.final_sparsity, "begin_step"_a = o.begin_step,
                     "end_step"_a = o.end_step, "frequency"_a = o.frequency);
@@ -343,6 +646,10 @@ void bind_prune(py::module_ m) {
                                  "final + (initial - final) * (1 - t), t from 0 to 1.");
   bind_decay<prune::CosineDecay>(m, "CosineDecay",
                                  "final + (initial - final) * (1 + cos(pi t)) / 2, t from 0 to 1.");
+  bind_function(m);
+  bind_gradual_nm(m);
+  bind_regrowth(m);
+  bind_scores(m);
   bind_decay<prune::ExponentialDecay>(
       m, "ExponentialDecay",
       "final + (initial - final) * (e^(-5t) - e^-5) / (1 - e^-5), t from 0 to 1.");
@@ -353,10 +660,27 @@ void bind_prune(py::module_ m) {
         "True where a weight is kept. round(n * sparsity) zeros, half to even, at the smallest\n"
         "magnitudes (or scores); of equal ones the first are kept. packed=True gives one bit a\n"
         "weight, little-endian, as uint8.");
-  m.def("global_mask", &global_mask, "weights"_a, "sparsity"_a, "scores"_a = py::none(),
-        py::kw_only(), "nonfinite"_a = "error", "out"_a = py::none(), "packed"_a = false,
-        "The masks of a list of tensors ranked together: round(total * sparsity) zeros.\n"
-        "Mixed dtypes compare as float64.");
+  m.def(
+      "global_mask", &global_mask, "weights"_a, "sparsity"_a, "scores"_a = py::none(),
+      py::kw_only(), "minimum"_a = py::none(), "maximum"_a = py::none(), "nonfinite"_a = "error",
+      "out"_a = py::none(), "packed"_a = false,
+      "The masks of a list of tensors ranked together: round(total * sparsity) zeros.\n"
+      "Mixed dtypes compare as float64. `minimum` and `maximum` bound the share of zeros of each\n"
+      "tensor, one number for all or one for each; the total stays exact, and bounds that do\n"
+      "not allow it raise Error.");
+  m.def(
+      "row_mask", &row_mask, "weights"_a, "sparsity"_a, "axis"_a = 0, py::kw_only(),
+      "scores"_a = py::none(), "nonfinite"_a = "error", "out"_a = py::none(), "packed"_a = false,
+      "round(n * sparsity) zeros in every slice of n weights along `axis`, each ranked by itself:\n"
+      "axis 0 are the outputs of linear layers and convolutions.");
+  m.def(
+      "regrow", &regrow, "mask"_a, "weights"_a, "grad"_a, "fraction"_a, py::kw_only(),
+      "nonfinite"_a = "error", "out"_a = py::none(),
+      "A mask (bool or packed, as `mask` is) with round(kept * fraction) elements exchanged: the\n"
+      "kept ones of smallest |w| dropped, then as many grown, of all not kept by now, where "
+      "|grad|\n"
+      "is largest. Of equal ones the first stay, or grow. Evci et al., Rigging the Lottery, ICML\n"
+      "2020.");
   m.def("structured_mask", &structured_mask, "weights"_a, "sparsity"_a, "axis"_a = 0, "ord"_a = 2.0,
         "expand"_a = false, py::kw_only(), "scores"_a = py::none(), "nonfinite"_a = "error",
         "out"_a = py::none(), "packed"_a = false,

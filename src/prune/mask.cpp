@@ -13,6 +13,7 @@
 #include "kernels/float_mode.hpp"
 #include "kernels/mask_bits.hpp"
 #include "kernels/strided.hpp"
+#include "prune/allotment.hpp"
 #include "prune/mask_store.hpp"
 #include "prune/selection.hpp"
 
@@ -50,6 +51,7 @@ std::int64_t tfmot_kept(std::int64_t n, double sparsity) {
 struct Rule {
   double sparsity;
   Compat compat;
+  std::optional<std::int64_t> zeros;  // instead of the sparsity's
 };
 
 // What the tensors are ranked by: `ranked` are the weights or the scores given for them.
@@ -67,8 +69,9 @@ void prune_ranked(std::span<const AnyView> ranked, Order order, NonFinite nonfin
   Selection<Key> selection(std::move(keys));
   const kernels::FloatMode float_mode;
   const bool tfmot = rule.compat == Compat::tfmot;
-  const std::int64_t zeros =
-      tfmot ? n - tfmot_kept(n, rule.sparsity) : zero_count(n, rule.sparsity);
+  const std::int64_t zeros = rule.zeros ? *rule.zeros
+                             : tfmot    ? n - tfmot_kept(n, rule.sparsity)
+                                        : zero_count(n, rule.sparsity);
   const std::int64_t position = tfmot ? zeros : std::max<std::int64_t>(zeros - 1, 0);
   if (const auto at = selection.rank(position)) {
     const std::string index = ranked.size() > 1 ? '[' + std::to_string(*at) + ']' : "";
@@ -91,6 +94,35 @@ void prune_tensors(std::span<const AnyView> ranked, Order order, NonFinite nonfi
   if (mixed || key_width(first) == 64) run.template operator()<std::int64_t>();
   else if (key_width(first) == 32) run.template operator()<std::int32_t>();
   else run.template operator()<std::int16_t>();
+}
+
+// The zeros that each tensor must and may have.
+std::vector<ZeroBounds> bounds_of(std::span<const AnyView> weights, const GlobalOptions& options,
+                                  const char* where) {
+  const auto share = [&](std::span<const double> list, const char* argument, std::size_t i,
+                         double otherwise) {
+    if (list.empty()) return otherwise;
+    check(list.size() == 1 || list.size() == weights.size(), where,
+          std::string(argument) + " must be one number or as many as weights (" +
+              std::to_string(weights.size()) + ")",
+          list.size());
+    const std::size_t at = list.size() == 1 ? 0 : i;
+    const std::string index = list.size() == 1 ? "" : '[' + std::to_string(i) + ']';
+    check(list[at] >= 0.0 && list[at] <= 1.0, where, argument + index + " must be in [0, 1]",
+          list[at]);
+    return list[at];
+  };
+  std::vector<ZeroBounds> bounds;
+  for (std::size_t i = 0; i < weights.size(); ++i) {
+    const double minimum = share(options.minimum, "minimum", i, 0.0);
+    const double maximum = share(options.maximum, "maximum", i, 1.0);
+    std::ostringstream rule;
+    rule << "minimum must be <= maximum (" << maximum << ") for weights[" << i << ']';
+    check(minimum <= maximum, where, rule.str(), minimum);
+    const std::int64_t n = weights[i].size();
+    bounds.push_back({zero_count(n, minimum), zero_count(n, maximum)});
+  }
+  return bounds;
 }
 
 template <class F>
@@ -121,7 +153,7 @@ void magnitude_mask(const AnyView& weights, double sparsity, const MutableAnyVie
   if (options.scores) check_no_partial_overlap(*options.scores, mask, where, "mask");
   const AnyView& ranked = options.scores ? *options.scores : weights;
   prune_tensors({&ranked, 1}, options.scores ? Order::value : Order::magnitude, options.nonfinite,
-                {sparsity, options.compat}, {&mask, 1}, where,
+                {sparsity, options.compat, {}}, {&mask, 1}, where,
                 options.scores ? "scores" : "weights");
 }
 
@@ -153,9 +185,36 @@ void global_mask(std::span<const AnyView> weights, double sparsity,
             "masks" + index + " must not share memory with masks[" + std::to_string(j) + ']');
     }
   }
-  prune_tensors(scored ? options.scores : weights, scored ? Order::value : Order::magnitude,
-                options.nonfinite, {sparsity, Compat::none}, masks, where,
-                scored ? "scores" : "weights");
+  const std::span<const AnyView> ranked = scored ? options.scores : weights;
+  const Order order = scored ? Order::value : Order::magnitude;
+  const char* argument = scored ? "scores" : "weights";
+  if (options.minimum.empty() && options.maximum.empty()) {
+    prune_tensors(ranked, order, options.nonfinite, {sparsity, Compat::none, {}}, masks, where,
+                  argument);
+    return;
+  }
+  const std::vector<ZeroBounds> bounds = bounds_of(weights, options, where);
+  std::int64_t size = 0;
+  std::int64_t least = 0;
+  std::int64_t greatest = 0;
+  for (std::size_t i = 0; i < weights.size(); ++i) {
+    size += weights[i].size();
+    least += bounds[i].least;
+    greatest += bounds[i].greatest;
+  }
+  const std::int64_t zeros = zero_count(size, sparsity);
+  check(least <= zeros && zeros <= greatest, where,
+        "minimum and maximum must allow " + std::to_string(zeros) + " zeros",
+        std::to_string(least) + " to " + std::to_string(greatest));
+  const Allotment allotment = allot_zeros(ranked, order, options.nonfinite, zeros, bounds);
+  if (allotment.nan) {
+    refuse_nan(ranked[*allotment.nan], where,
+               argument + ('[' + std::to_string(*allotment.nan) + ']'));
+  }
+  for (std::size_t i = 0; i < weights.size(); ++i) {
+    prune_tensors(ranked.subspan(i, 1), order, options.nonfinite,
+                  {0.0, Compat::none, allotment.zeros[i]}, masks.subspan(i, 1), where, argument);
+  }
 }
 
 void random_mask(const Shape& shape, double sparsity, std::uint64_t seed,

@@ -17,6 +17,7 @@
 #include "kernels/nm_mask.hpp"
 #include "kernels/norm.hpp"
 #include "kernels/strided.hpp"
+#include "prune/axis.hpp"
 #include "prune/mask_store.hpp"
 #include "prune/selection.hpp"
 
@@ -37,17 +38,6 @@ void check_scores(const AnyView& scores, const Shape& shape, const char* where) 
   rule << "scores must have the shape " << shape;
   check(scores.shape() == shape, where, rule.str(), scores.shape());
 }
-
-// The tensor seen as [outer, extent, inner] around one axis.
-struct AxisSplit {
-  AxisSplit(const Shape& shape, int axis) : extent(shape[axis]) {
-    for (int i = 0; i < axis; ++i) outer *= shape[i];
-    for (int i = axis + 1; i < shape.rank(); ++i) inner *= shape[i];
-  }
-  std::int64_t outer = 1;
-  std::int64_t extent;
-  std::int64_t inner = 1;
-};
 
 // How magnitudes are brought together: sums of powers, or the largest.
 class Power {
@@ -405,7 +395,76 @@ bool mask_fours(const Keys<Key>& keys, int n, std::uint8_t* bits) {
   return std::ranges::find(nan, 1) != nan.end();
 }
 
+// Ranks one row of keys and writes its bytes; says whether one is beyond the limit.
+bool keep_row(const Keys<std::int64_t>& keys, std::int64_t first, std::int64_t size,
+              std::int64_t zeros, std::vector<std::uint8_t>& kept) {
+  const kernels::FloatMode float_mode;
+  std::array<std::int64_t, kChunk> scratch;
+  std::vector<std::int64_t> row;
+  row.reserve(static_cast<std::size_t>(size));
+  for (std::int64_t at = 0; at < size; at += kChunk) {
+    const std::int64_t n = std::min(kChunk, size - at);
+    const std::int64_t* src = keys.read(first + at, n, scratch.data());
+    for (std::int64_t i = 0; i < n; ++i) row.push_back(src[i] & keys.mask());
+  }
+  if (*std::ranges::max_element(row) > keys.limit()) return true;
+  kept.assign(row.size(), 1);
+  if (zeros == 0) return false;
+  std::vector<std::int64_t> sorted = row;
+  const std::int64_t threshold = kth_key(sorted, zeros - 1);
+  std::int64_t stay =
+      std::ranges::count_if(row, [threshold](std::int64_t key) { return key <= threshold; });
+  stay -= zeros;
+  for (std::size_t i = 0; i < row.size(); ++i) {
+    if (row[i] < threshold || (row[i] == threshold && stay-- <= 0)) kept[i] = 0;
+  }
+  return false;
+}
+
 }  // namespace
+
+void row_mask(const AnyView& weights, double sparsity, const MutableAnyView& mask,
+              const RowOptions& options) {
+  constexpr auto where = "prune.row_mask";
+  check_weights(weights, where);
+  check(is_sparsity(sparsity), where, "sparsity must be in [0, 1)", sparsity);
+  check(weights.rank() >= 1, where, "weights must have at least 1 dimension", weights.rank());
+  const int axis = normalize_axis(options.axis, weights.rank(), where);
+  check_mask(mask, weights.shape(), where, "mask");
+  check_no_partial_overlap(weights, mask, where, "mask");
+  if (options.scores) {
+    check_scores(*options.scores, weights.shape(), where);
+    check_no_partial_overlap(*options.scores, mask, where, "mask");
+  }
+  if (weights.empty()) return;
+  const AnyView& ranked = options.scores ? *options.scores : weights;
+  const Order order = options.scores ? Order::value : Order::magnitude;
+  const AxisSplit split(weights.shape(), axis);
+  const std::int64_t size = split.outer * split.inner;
+  const std::int64_t zeros = zero_count(size, sparsity);
+  const Keys<std::int64_t> keys(move_axis(ranked, axis, 0), order, options.nonfinite);
+  ByteMask bytes(weights.size());
+  std::vector<std::uint8_t> nan(static_cast<std::size_t>(split.extent));
+  parallel_for(split.extent, std::max<std::int64_t>(1, kMaskGrain / size),
+               [&](std::int64_t begin, std::int64_t end) {
+                 std::vector<std::uint8_t> kept;
+                 for (std::int64_t row = begin; row < end; ++row) {
+                   if (keep_row(keys, row * size, size, zeros, kept)) {
+                     nan[static_cast<std::size_t>(row)] = 1;
+                     continue;
+                   }
+                   for (std::int64_t o = 0; o < split.outer; ++o) {
+                     std::memcpy(bytes.data() + (o * split.extent + row) * split.inner,
+                                 kept.data() + o * split.inner,
+                                 static_cast<std::size_t>(split.inner));
+                   }
+                 }
+               });
+  if (std::ranges::find(nan, 1) != nan.end()) {
+    refuse_nan(ranked, where, options.scores ? "scores" : "weights");
+  }
+  bytes.commit(mask);
+}
 
 void structured_mask(const AnyView& weights, double sparsity, const MutableAnyView& mask,
                      const StructuredOptions& options) {

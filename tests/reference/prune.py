@@ -96,3 +96,64 @@ def nm_mask(weights, n, m, axis=-1, scores=None):
             group = rows[index][start : start + m]
             mask[index][start : start + m] = keep_highest(group, m - n)
     return np.moveaxis(mask, -1, axis)
+
+
+def row_mask(weights, sparsity, axis=0, scores=None):
+    ranked = np.abs(np.asarray(weights).astype(np.float64)) if scores is None else scores
+    mask = np.ones(np.shape(weights), bool)
+    for index in range(np.shape(weights)[axis]):
+        place = (slice(None),) * (axis % np.ndim(weights)) + (index,)
+        row = np.asarray(ranked)[place]
+        mask[place] = keep_highest(row.reshape(-1), zero_count(row.size, sparsity)).reshape(
+            row.shape
+        )
+    return mask
+
+
+def bounded_global_mask(ranked, sparsity, minimum, maximum):
+    """Prunes one by one the lowest that the bounds let go, of equal ones the last."""
+    flat = [np.asarray(x).astype(np.float64).reshape(-1) for x in ranked]
+    least = [zero_count(x.size, share) for x, share in zip(flat, minimum, strict=True)]
+    greatest = [zero_count(x.size, share) for x, share in zip(flat, maximum, strict=True)]
+    masks = [keep_highest(x, zeros) for x, zeros in zip(flat, least, strict=True)]
+    zeros = zero_count(sum(x.size for x in flat), sparsity)
+    while sum(int((~mask).sum()) for mask in masks) < zeros:
+        candidates = [
+            (x[i], -t, -i)
+            for t, x in enumerate(flat)
+            if (~masks[t]).sum() < greatest[t]
+            for i in np.flatnonzero(masks[t])
+        ]
+        _, t, i = min(candidates)
+        masks[-t][-i] = False
+    return [mask.reshape(np.shape(x)) for mask, x in zip(masks, ranked, strict=True)]
+
+
+def lamp_score(weights):
+    flat = np.asarray(weights).astype(np.float64).reshape(-1)
+    # From the largest down, of equal ones the first; the score divides by the running sum.
+    order = sorted(range(flat.size), key=lambda i: (-abs(flat[i]), i))
+    scores = np.zeros(flat.size)
+    for place, i in enumerate(order):
+        total = math.fsum(flat[j] ** 2 for j in order[: place + 1])
+        scores[i] = flat[i] ** 2 / total if total else 0.0
+    return scores.reshape(np.shape(weights))
+
+
+def fpgm_score(weights, axis=0):
+    slices = np.moveaxis(np.asarray(weights).astype(np.float64), axis, 0)
+    return np.array(
+        [math.fsum(np.linalg.norm((a - b).reshape(-1)) for b in slices) for a in slices]
+    )
+
+
+def regrow(mask, weights, grad, fraction):
+    kept = np.asarray(mask).reshape(-1).copy()
+    magnitudes = np.abs(np.asarray(weights).astype(np.float64)).reshape(-1)
+    wanted = np.abs(np.asarray(grad).astype(np.float64)).reshape(-1)
+    count = zero_count(int(kept.sum()), fraction)
+    drop = sorted(np.flatnonzero(kept), key=lambda i: (magnitudes[i], -i))[:count]
+    kept[drop] = False
+    grow = sorted(np.flatnonzero(~kept), key=lambda i: (-wanted[i], i))[:count]
+    kept[grow] = True
+    return kept.reshape(np.shape(mask))

@@ -55,10 +55,16 @@ MOPTCORE_API void magnitude_mask(const AnyView& weights, double sparsity,
 struct GlobalOptions {
   std::span<const AnyView> scores;  ///< empty, or one for each tensor
   NonFinite nonfinite = NonFinite::error;
+  /// Least and greatest share of zeros in each tensor, in [0, 1]: empty, one for all, or one for
+  /// each. A tensor of n elements gets zero_count(n, minimum) to zero_count(n, maximum) zeros.
+  std::span<const double> minimum;
+  std::span<const double> maximum;
 };
 
 /// One ranking over all tensors together: zero_count(sum of sizes, sparsity) zeros, of equal
-/// elements those of earlier tensors are kept. Mixed dtypes compare as float64.
+/// elements those of earlier tensors are kept. Mixed dtypes compare as float64. With bounds the
+/// total stays exact: the zeros that a tensor must or may not have are taken from the others, the
+/// lowest first. Throws where the bounds do not allow that total.
 MOPTCORE_API void global_mask(std::span<const AnyView> weights, double sparsity,
                               std::span<const MutableAnyView> masks,
                               const GlobalOptions& options = {});

@@ -11,6 +11,18 @@
 
 namespace moptcore::inline v0::prune {
 
+struct RowOptions {
+  std::int64_t axis = 0;          ///< the rows are weights[..., i, ...] along this axis
+  std::optional<AnyView> scores;  ///< of the weights' shape, instead of the magnitudes
+  NonFinite nonfinite = NonFinite::error;
+};
+
+/// Prunes zero_count(size of a row, sparsity) elements of every slice along an axis, each ranked by
+/// itself; of equal ones the first in row-major order are kept. For the weights of a linear layer
+/// or convolution the rows of axis 0 are its outputs, which Wanda compares within only.
+MOPTCORE_API void row_mask(const AnyView& weights, double sparsity, const MutableAnyView& mask,
+                           const RowOptions& options = {});
+
 struct StructuredOptions {
   std::int64_t axis = 0;  ///< the slices are weights[..., i, ...] along this axis
   double ord = 2.0;       ///< order of the norm: > 0, infinity for the largest magnitude

@@ -3,4 +3,6 @@
 
 #include <moptcore/prune/mask.hpp>
 #include <moptcore/prune/pattern.hpp>
+#include <moptcore/prune/regrow.hpp>
 #include <moptcore/prune/schedule.hpp>
+#include <moptcore/prune/score.hpp>
