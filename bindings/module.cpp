@@ -8,6 +8,8 @@ PYBIND11_MODULE(_core, m) {
   m.doc() = "The compiled core of moptcore.";
   moptcore::bindings::bind_core(m);
   moptcore::bindings::bind_prune(m.def_submodule("prune"));
-  moptcore::bindings::bind_quant(m.def_submodule("quant"));
+  const auto quant = m.def_submodule("quant");
+  moptcore::bindings::bind_quant(quant);
+  moptcore::bindings::bind_quant_learned(quant);
   moptcore::bindings::bind_distill(m.def_submodule("distill"));
 }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// One function a word, each in the file of that name.
+// One function a file, each named after its word; a large word has several.
 #pragma once
 
 #include <pybind11/pybind11.h>
@@ -9,6 +9,7 @@ namespace moptcore::bindings {
 void bind_core(pybind11::module_ m);
 void bind_prune(pybind11::module_ m);
 void bind_quant(pybind11::module_ m);
+void bind_quant_learned(pybind11::module_ m);
 void bind_distill(pybind11::module_ m);
 
 }  // namespace moptcore::bindings

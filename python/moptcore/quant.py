@@ -14,6 +14,10 @@ from moptcore._core.quant import (
     fake_quantize_range,
     group_qparams,
     group_range,
+    lsq,
+    lsq_backward,
+    pact,
+    pact_backward,
     qparams_from_range,
     quantize,
 )
@@ -29,6 +33,10 @@ __all__ = [
     "fake_quantize_range",
     "group_qparams",
     "group_range",
+    "lsq",
+    "lsq_backward",
+    "pact",
+    "pact_backward",
     "qparams_from_range",
     "quantize",
 ]

@@ -20,6 +20,10 @@ __all__: list[str] = [
     "fake_quantize_range",
     "group_qparams",
     "group_range",
+    "lsq",
+    "lsq_backward",
+    "pact",
+    "pact_backward",
     "qparams_from_range",
     "quantize",
 ]
@@ -260,6 +264,75 @@ def group_range(x: ArrayLike, group_size: int, axis: int = -1) -> tuple[typing.A
     (min, max) of each `group_size` neighbours along `axis` as float32 arrays with x's shape,
     but ceil(n / group_size) along `axis`: [out, in] weights give [out, groups]. The last group
     may be incomplete. NaN and infinities raise NonFiniteError.
+    """
+
+def lsq(
+    x: ArrayLike,
+    scale: ArrayLike,
+    zero_point: ArrayLike | None = None,
+    offset: ArrayLike | None = None,
+    qmin: int = -128,
+    qmax: int = 127,
+    axis: int | None = None,
+    out: typing.Any = None,
+) -> typing.Any:
+    """
+    Fake quantization with a learned scale, in x's dtype.
+
+    LSQ (Esser et al. 2020, section 2.1), and with `zero_point` or `offset` LSQ+ (Bhalgat et al. 2020,
+    section 3):
+      zero_point z: y = (clamp(rint(x / scale) + z, qmin, qmax) - z) * scale
+      offset b:     y = clamp(rint((x - b) / scale), qmin, qmax) * scale + b
+    scale, zero_point, offset: floating, one number, or with `axis` one for each of its indices. A zero
+    point is rounded half to even and clamped to [qmin, qmax]; y is then fake_quantize's, bit for bit.
+    A scale that is not finite and > 0 is an Error; NaN in x stays NaN.
+    """
+
+def lsq_backward(
+    grad: ArrayLike,
+    x: ArrayLike,
+    scale: ArrayLike,
+    zero_point: ArrayLike | None = None,
+    offset: ArrayLike | None = None,
+    qmin: int = -128,
+    qmax: int = 127,
+    axis: int | None = None,
+    grad_scale: float | None = None,
+    out: typing.Any = None,
+) -> tuple[typing.Any, ...]:
+    """
+    The gradients of lsq in one pass: (by x, by scale[, by zero_point or offset]).
+
+    Rounding counts as the identity. With v = (x - offset) / scale, or x / scale: an element whose
+    integer needs no clamping gives (1, rint(v) - v, 0), a clamped one (0, the bound it is clamped to
+    less the zero point, -scale for a zero point or 1 for an offset), times grad. The gradients of the
+    grid are multiplied by grad_scale; None is LSQ's 1 / sqrt(n qmax), n the number of elements that
+    share a scale. They have the shape and dtype of scale, zero_point and offset; sums are in double
+    and the same at any number of threads. NaN in x gives 0.
+    """
+
+def pact(
+    x: ArrayLike, alpha: ArrayLike, bits: int = 8, axis: int | None = None, out: typing.Any = None
+) -> typing.Any:
+    """
+    x clipped to [0, alpha] and rounded to 2^bits - 1 steps, in x's dtype.
+
+    PACT (Choi et al. 2018, section 3): y = rint(clamp(x, 0, alpha) / s) * s, s = alpha / (2^bits - 1).
+    alpha: finite, > 0, floating, one number, or with `axis` one for each of its indices.
+    """
+
+def pact_backward(
+    grad: ArrayLike,
+    x: ArrayLike,
+    alpha: ArrayLike,
+    bits: int = 8,
+    axis: int | None = None,
+    out: typing.Any = None,
+) -> tuple[typing.Any, ...]:
+    """
+    The gradients of pact in one pass: (by x, by alpha).
+
+    By x: grad where 0 <= x < alpha, else 0. By alpha: the sum of grad where x >= alpha.
     """
 
 def qparams_from_range(
