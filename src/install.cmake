@@ -18,6 +18,7 @@ get_target_property(moptcore_type moptcore TYPE)
 string(COMPARE EQUAL ${moptcore_type} SHARED_LIBRARY moptcore_shared)
 configure_package_config_file(moptcore-config.cmake.in moptcore-config.cmake
   INSTALL_DESTINATION ${moptcore_package_dir}
+  PATH_VARS CMAKE_INSTALL_LIBDIR
   NO_SET_AND_CHECK_MACRO)
 # 0.x promises nothing between minors; see CHANGELOG.
 write_basic_package_version_file(moptcore-config-version.cmake COMPATIBILITY SameMinorVersion)

@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <bit>
+#include <cstddef>
 #include <cstdlib>
 #include <map>
 #include <mutex>
@@ -106,8 +107,9 @@ class Pool {
     if (start == MAP_FAILED) throw std::bad_alloc();
     const auto address = reinterpret_cast<std::uintptr_t>(start);
     const auto border = (address + kHugePage - 1) / kHugePage * kHugePage;
-    madvise(reinterpret_cast<void*>(border), static_cast<std::size_t>(bytes), MADV_HUGEPAGE);
-    auto* header = reinterpret_cast<Header*>(border);
+    void* aligned = static_cast<std::byte*>(start) + (border - address);
+    madvise(aligned, static_cast<std::size_t>(bytes), MADV_HUGEPAGE);
+    auto* header = static_cast<Header*>(aligned);
     *header = {bytes, static_cast<std::int64_t>(border - address)};
     return header;
   }

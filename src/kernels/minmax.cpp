@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "kernels/minmax.hpp"
 
+#include <cmath>
+
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "kernels/minmax.cpp"
 #include <hwy/foreach_target.h>
@@ -126,7 +128,7 @@ HWY_INLINE bool HasNan(const T* src, std::int64_t n) {
     b = hn::And(b, hn::Eq(y, y));
   }
   bool found = !hn::AllTrue(d, hn::And(a, b));
-  for (; i < n; ++i) found = found || src[i] != src[i];
+  for (; i < n; ++i) found = found || std::isnan(src[i]);
   return found;
 }
 

@@ -1,0 +1,60 @@
+# Libraries that come from the system's packages. Where one is missing, MOPTCORE_FETCH gets the
+# pinned version from its repository and builds it as part of moptcore.
+include(FetchContent)
+option(MOPTCORE_FETCH "Download libraries that the system lacks" ON)
+
+# moptcore_dependency(<package> <target> <repository> <commit> <Debian package> [<version>]
+#                     [OPTIONS <name>=<value>...] [SOURCE_SUBDIR <folder>])
+# Sets <package>_FETCHED.
+function(moptcore_dependency package target repository commit debian)
+  cmake_parse_arguments(arg "" "SOURCE_SUBDIR" "OPTIONS" ${ARGN})
+  set(${package}_FETCHED OFF PARENT_SCOPE)
+  find_package(${package} ${arg_UNPARSED_ARGUMENTS} CONFIG QUIET)
+  if(${package}_FOUND OR TARGET ${target})
+    return()
+  endif()
+  set(advice "Install it (Debian: apt install ${debian})")
+  if(NOT MOPTCORE_FETCH)
+    message(FATAL_ERROR "${package} ${arg_UNPARSED_ARGUMENTS} was not found. ${advice} or set "
+      "MOPTCORE_FETCH=ON.")
+  endif()
+  message(STATUS "${package} was not found; getting it from ${repository}. ${advice} to avoid that.")
+  foreach(option IN LISTS arg_OPTIONS)
+    string(REGEX MATCH "^([^=]+)=(.*)$" _ "${option}")
+    set(${CMAKE_MATCH_1} "${CMAKE_MATCH_2}" CACHE INTERNAL "for ${package}")
+  endforeach()
+  set(CMAKE_POLICY_VERSION_MINIMUM 3.5)
+  set(CMAKE_POLICY_DEFAULT_CMP0077 NEW)
+  set(BUILD_SHARED_LIBS OFF)
+  FetchContent_Declare(${package} GIT_REPOSITORY ${repository} GIT_TAG ${commit}
+    SOURCE_SUBDIR "${arg_SOURCE_SUBDIR}" SYSTEM EXCLUDE_FROM_ALL)
+  FetchContent_MakeAvailable(${package})
+  set(${package}_FETCHED ON PARENT_SCOPE)
+endfunction()
+
+function(moptcore_need_highway)
+  moptcore_dependency(hwy hwy::hwy https://github.com/google/highway
+    58746ca5b9f9444a2a3549704602ecc6239f8f41 libhwy-dev 1.0.3
+    OPTIONS HWY_ENABLE_CONTRIB=OFF HWY_ENABLE_EXAMPLES=OFF HWY_ENABLE_TESTS=OFF
+      HWY_ENABLE_INSTALL=OFF BUILD_TESTING=OFF)
+  if(hwy_FETCHED)
+    add_library(hwy::hwy ALIAS hwy)
+    # It becomes part of our package: who links a static moptcore links this too.
+    if(MOPTCORE_INSTALL)
+      install(TARGETS hwy EXPORT moptcore-targets
+        ARCHIVE DESTINATION ${CMAKE_INSTALL_LIBDIR} COMPONENT moptcore)
+    endif()
+  endif()
+  set(hwy_FETCHED ${hwy_FETCHED} PARENT_SCOPE)
+endfunction()
+
+function(moptcore_need_catch)
+  moptcore_dependency(Catch2 Catch2::Catch2 https://github.com/catchorg/Catch2
+    182c910b4b63ff587a3440e08f84f70497e49a81 catch2)
+endfunction()
+
+function(moptcore_need_benchmark)
+  moptcore_dependency(benchmark benchmark::benchmark_main https://github.com/google/benchmark
+    d572f4777349d43653b21d6c2fc63020ab326db2 libbenchmark-dev
+    OPTIONS BENCHMARK_ENABLE_TESTING=OFF BENCHMARK_ENABLE_INSTALL=OFF BENCHMARK_ENABLE_WERROR=OFF)
+endfunction()
