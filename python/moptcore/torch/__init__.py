@@ -17,6 +17,7 @@ from moptcore.torch.pruner import Pruner, Schedule, Sparsity
 from moptcore.torch.strip import strip
 
 if TYPE_CHECKING:
+    from moptcore.torch import prune
     from moptcore.torch.export import export_onnx
     from moptcore.torch.qat import prepare_qat
 
@@ -32,6 +33,7 @@ __all__ = [
     "fake_quantize",
     "magnitude_mask",
     "prepare_qat",
+    "prune",
     "soft_target_loss",
     "strip",
 ]
@@ -41,10 +43,12 @@ _LAZY = {"export_onnx": "export", "prepare_qat": "qat"}
 
 
 def __getattr__(name: str) -> Any:
+    if name == "prune":
+        return importlib.import_module("moptcore.torch.prune")
     if name in _LAZY:
         return getattr(importlib.import_module(f"moptcore.torch.{_LAZY[name]}"), name)
     raise AttributeError(f"module 'moptcore.torch' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_LAZY})
+    return sorted({*globals(), *_LAZY, "prune"})

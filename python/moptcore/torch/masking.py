@@ -12,9 +12,20 @@ import torch
 from moptcore import Error, _core
 from moptcore.torch import composite
 
-__all__ = ["Rule", "check_structure", "global_bits", "on_core", "rule_for", "unpack", "zero_pruned"]
+__all__ = [
+    "FLOATING",
+    "Rule",
+    "check_structure",
+    "global_bits",
+    "on_core",
+    "pack",
+    "rewrite_zeros",
+    "rule_for",
+    "unpack",
+    "zero_pruned",
+]
 
-_FLOATING = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+FLOATING = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 _CONVOLUTIONS = (torch.nn.Conv1d, torch.nn.Conv2d, torch.nn.Conv3d)
 _TRANSPOSED = (torch.nn.ConvTranspose1d, torch.nn.ConvTranspose2d, torch.nn.ConvTranspose3d)
 
@@ -97,7 +108,7 @@ def rule_for(
         return None, "on the meta device"
     if parameter.layout != torch.strided:
         return None, f"layout {parameter.layout}"
-    if parameter.dtype not in _FLOATING:
+    if parameter.dtype not in FLOATING:
         return None, f"dtype {parameter.dtype}"
     if parameter.numel() == 0:
         return None, "empty"
@@ -138,6 +149,14 @@ def global_bits(weights: Sequence[torch.Tensor], sparsity: float) -> list[torch.
     ]
 
 
+def pack(mask: torch.Tensor) -> torch.Tensor:
+    """uint8 [ceil(n / 8)]: one bit per element of a bool mask."""
+    if on_core(mask):
+        bits: torch.Tensor = _core.prune.pack_mask(mask)
+        return bits
+    return composite.pack_bits(mask)
+
+
 def unpack(bits: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
     """The bool mask of packed bits."""
     if on_core(bits):
@@ -148,10 +167,15 @@ def unpack(bits: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
 
 def zero_pruned(weight: torch.Tensor, bits: torch.Tensor) -> None:
     """Writes zeros into `weight` where the bits are off."""
-    if on_core(weight):
-        memory = weight.detach()
+    rewrite_zeros(weight, bits)
+    # Written past autograd, which must know of it.
+    torch.autograd.graph.increment_version(weight)
+
+
+def rewrite_zeros(weight: torch.Tensor, bits: torch.Tensor) -> None:
+    """As `zero_pruned`, unseen by autograd: for zeros that every graph has already seen."""
+    memory = weight.data
+    if on_core(memory) and memory.dtype in FLOATING:
         _core.prune.apply_mask(memory, bits, out=memory)
-        # The core writes past autograd, which must know of it.
-        torch.autograd.graph.increment_version(weight)
     else:
-        weight.masked_fill_(~unpack(bits, weight.shape), 0.0)
+        memory.masked_fill_(~unpack(bits, memory.shape), 0)
