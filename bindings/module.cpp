@@ -7,6 +7,7 @@
 PYBIND11_MODULE(_core, m) {
   m.doc() = "The compiled core of moptcore.";
   moptcore::bindings::bind_core(m);
+  moptcore::bindings::bind_cluster(m.def_submodule("cluster"));
   moptcore::bindings::bind_prune(m.def_submodule("prune"));
   const auto quant = m.def_submodule("quant");
   moptcore::bindings::bind_quant(quant);

@@ -7,6 +7,7 @@
 namespace moptcore::bindings {
 
 void bind_core(pybind11::module_ m);
+void bind_cluster(pybind11::module_ m);
 void bind_prune(pybind11::module_ m);
 void bind_quant(pybind11::module_ m);
 void bind_quant_learned(pybind11::module_ m);

@@ -2,6 +2,7 @@
 // Everything that moptcore::moptcore offers; include a word's own header for less.
 #pragma once
 
+#include <moptcore/cluster/cluster.hpp>
 #include <moptcore/core/core.hpp>
 #include <moptcore/distill/distill.hpp>
 #include <moptcore/prune/prune.hpp>

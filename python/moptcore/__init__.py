@@ -23,11 +23,13 @@ from moptcore._core import (
 )
 
 if TYPE_CHECKING:
-    from moptcore import distill, prune, quant
+    from moptcore import cluster, distill, prune, quant
     from moptcore.evaluation import evaluate
     from moptcore.reporting import report
 
-_ROOMS = frozenset({"core", "distill", "evaluation", "prune", "quant", "reporting", "torch"})
+_ROOMS = frozenset(
+    {"cluster", "core", "distill", "evaluation", "prune", "quant", "reporting", "torch"}
+)
 _FUNCTIONS = {"evaluate": "evaluation", "report": "reporting"}
 
 __all__ = [
@@ -38,6 +40,7 @@ __all__ = [
     "NonFiniteError",
     "UnsupportedError",
     "__version__",
+    "cluster",
     "distill",
     "evaluate",
     "get_num_threads",

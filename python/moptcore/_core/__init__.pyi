@@ -16,6 +16,7 @@ class NonFiniteError(Error): ...
 class UnsupportedError(Error): ...
 class DTypeError(Error, TypeError): ...
 
+from . import cluster
 from . import prune
 from . import quant
 from . import distill
@@ -28,6 +29,7 @@ __all__: list[str] = [
     "NonFiniteError",
     "UnsupportedError",
     "available_isas",
+    "cluster",
     "copy",
     "current_isa",
     "describe",
