@@ -9,6 +9,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from moptcore.torch.clustering import Clusterer, Codebook, cluster, weight_share
+from moptcore.torch.compression import Compression
 from moptcore.torch.distillation import DistillationLoss, FeatureDistillationLoss
 from moptcore.torch.evaluation import evaluate
 from moptcore.torch.fake_quant import fake_quantize
@@ -22,12 +24,16 @@ if TYPE_CHECKING:
     from moptcore.torch.qat import prepare_qat
 
 __all__ = [
+    "Clusterer",
+    "Codebook",
+    "Compression",
     "DistillationLoss",
     "FeatureDistillationLoss",
     "Pruner",
     "Schedule",
     "Sparsity",
     "apply_mask",
+    "cluster",
     "evaluate",
     "export_onnx",
     "fake_quantize",
@@ -36,6 +42,7 @@ __all__ = [
     "prune",
     "soft_target_loss",
     "strip",
+    "weight_share",
 ]
 
 # Loaded on first use: the exporter pulls in onnx.

@@ -418,6 +418,9 @@ class _Writer:
             bias = self._between(step, "DequantizeLinear", [integers, scales], axis=0)
         kernel = list(folded.weight.shape[2:])
         self._affine(step, layer.kind, inputs, bias, layer.options, transposed, kernel)
+        if folded.sign is not None:
+            signs = self._tensor(folded.sign.reshape(-1, *[1] * len(kernel)), f"{stem}.sign")
+            self._env[step.name] = self._between(step, "Mul", [self._env[step.name], signs])
         if layer.activation is not None:
             low, high = layer.activation
             top = high if math.isfinite(high) else None

@@ -13,9 +13,9 @@ import numpy.typing as npt
 import torch
 
 from moptcore import DTypeError, Error, FormatError, NonFiniteError
-from moptcore.core import Coverage, Pattern, fingerprint_of, require, seal, select, unseal
-from moptcore.torch import masking
-from moptcore.torch.arguments import dimensions, unwrapped
+from moptcore.core import Coverage, Pattern, fingerprint_of, require, seal, unseal
+from moptcore.torch import masking, selection, together
+from moptcore.torch.arguments import unwrapped
 
 __all__ = ["Pruner", "Schedule", "Sparsity"]
 
@@ -107,10 +107,24 @@ class Pruner:
         self._structure = structure
         self._seed = int(seed)
         self._step = 0
-        self._others: list[Coverage] = []
-        self._targets = self._select(include, exclude)
+        found = selection.find(
+            self._model,
+            include,
+            exclude,
+            "torch.Pruner",
+            "prune",
+            "pruned",
+            lambda module, weight: masking.rule_for(structure, module, weight),
+        )
+        self._rows = found.rows
+        rows = {row.name: row for row in found.rows}
+        self._targets = [
+            _Target(name, found.parameters[name].shape, rule, rows[name])
+            for name, rule in found.rules.items()
+        ]
         if strict:
             require(self.coverage, "torch.Pruner")
+        together.join(self)
         if not self._targets:
             warnings.warn("[torch.Pruner] no parameter is selected", stacklevel=2)
         elif self._next_update() is None:
@@ -133,6 +147,9 @@ class Pruner:
             self._renew(float(self._schedule.sparsity(step)))
         self.apply()
         self._step = step
+        together.join(self)
+        if renew:
+            together.renewed(set(self._masks_now()))
         return renew
 
     @torch.no_grad()
@@ -159,6 +176,7 @@ class Pruner:
         except Error:
             self._model = previous
             raise
+        together.join(self)
 
     @property
     def masks(self) -> dict[str, torch.Tensor]:
@@ -183,15 +201,17 @@ class Pruner:
     @property
     def coverage(self) -> tuple[Coverage, ...]:
         """One row per parameter of two or more dimensions: what is done to it, or why not."""
-        rows = {row.name: row for row in [*self._others, *(self._row(t) for t in self._targets)]}
-        return tuple(rows[name] for name in self._order)
+        targets = {target.name: target for target in self._targets}
+        return tuple(
+            self._row(targets[row.name]) if row.name in targets else row for row in self._rows
+        )
 
     def summary(self) -> str:
         """The planned updates and what they leave in each parameter, as text."""
         updates = self._updates()
         total = sum(target.shape.numel() for target in self._targets)
         lines = [
-            f"Pruner: {len(self._targets)} of {len(self._order)} parameters, {total} weights, "
+            f"Pruner: {len(self._targets)} of {len(self._rows)} parameters, {total} weights, "
             f"scope {self._scope}, structure {self._structure}, at step {self._step}",
             "step      target",
         ]
@@ -267,61 +287,15 @@ class Pruner:
             mask = masks.get(target.name)
             target.bits = None if mask is None else mask.to(self._weight(target).device)
 
-    def _select(self, include: Pattern | Iterable[Pattern] | None, exclude: Any) -> list[_Target]:
-        modules = dict(self._model.named_modules(remove_duplicate=False))
-        candidates, parameters = [], []
-        for name, parameter in self._model.named_parameters(remove_duplicate=False):
-            lazy = isinstance(parameter, torch.nn.parameter.UninitializedParameter)
-            if lazy or parameter.dim() >= 2:
-                path = name.rpartition(".")[0]
-                candidates.append((path, name, modules[path]))
-                parameters.append(parameter)
-        others = dimensions(self._model, "pruned")
-        found = select(candidates, include, exclude, "torch.Pruner", modules=modules, others=others)
-        groups: dict[int, list[int]] = {}
-        for index, parameter in enumerate(parameters):
-            groups.setdefault(id(parameter), []).append(index)
-        targets = []
-        self._order = []
-        for indices in groups.values():
-            first, parameter = found[indices[0]], parameters[indices[0]]
-            names = [found[index].parameter for index in indices]
-            reasons = [found[index].reason for index in indices]
-            excluded = next((reason for reason in reasons if reason.startswith("excluded")), "")
-            reason = excluded or ("" if "" in reasons else reasons[0])
-            rule: masking.Rule | None = None
-            if not reason:
-                rule, why = masking.rule_for(self._structure, first.module, parameter)
-            else:
-                why = reason
-            row = Coverage(
-                name=names[0],
-                kind=type(first.module).__name__,
-                technique="prune",
-                done=rule is not None,
-                reason=why or (f"tied: also {', '.join(names[1:])}" if names[1:] else ""),
-                before=_figures(parameter),
-                selected=not reason,
-            )
-            self._order.append(row.name)
-            if rule is None:
-                self._others.append(row)
-            else:
-                targets.append(_Target(row.name, parameter.shape, rule, row))
-        return targets
-
     def _weight(self, target: _Target) -> torch.Tensor:
-        *path, attribute = target.name.split(".")
-        module: torch.nn.Module | None = self._model
-        for part in path:
-            module = None if module is None else module._modules.get(part)
-        weight = None if module is None else module._parameters.get(attribute)
-        if weight is None or weight.shape != target.shape:
-            raise Error(
-                f"[torch.Pruner] {target.name} must be a parameter of shape {tuple(target.shape)}, "
-                f"got {'none' if weight is None else tuple(weight.shape)}: make a new Pruner"
-            )
-        return weight
+        return selection.parameter(self._model, target.name, target.shape, "torch.Pruner")
+
+    def _masks_now(self) -> dict[int, torch.Tensor]:
+        return {
+            id(self._weight(target)): target.bits
+            for target in self._targets
+            if target.bits is not None
+        }
 
     def _renew(self, sparsity: float) -> None:
         weights = [self._weight(target).detach() for target in self._targets]
@@ -382,16 +356,6 @@ class Pruner:
                 if first_only:
                     break
         return found
-
-
-def _figures(parameter: torch.Tensor) -> dict[str, Any]:
-    if isinstance(parameter, torch.nn.parameter.UninitializedParameter):
-        return {}
-    dtype = str(parameter.dtype).removeprefix("torch.")
-    known: dict[str, Any] = {"shape": tuple(parameter.shape), "dtype": dtype}
-    if not parameter.is_meta and parameter.layout == torch.strided:
-        known["nonzeros"] = int(torch.count_nonzero(parameter))
-    return known
 
 
 def _non_finite(name: str, error: Exception) -> str:

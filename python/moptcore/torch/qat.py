@@ -19,8 +19,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F  # noqa: N812
 
-from moptcore import DTypeError, Error, UnsupportedError
+from moptcore import DTypeError, Error, FormatError, UnsupportedError
 from moptcore.core import Coverage, Pattern, Selection, require, select
+from moptcore.torch import masking, together
 from moptcore.torch.arguments import dimensions, unwrapped
 from moptcore.torch.capture import (
     Program,
@@ -32,6 +33,7 @@ from moptcore.torch.capture import (
     map_refs,
     observe_values,
 )
+from moptcore.torch.codebook import Book
 from moptcore.torch.fake_quant import rounded
 
 __all__ = ["ActivationQuantizer", "Folded", "QuantizedLayer", "QuantizedModel", "prepare_qat"]
@@ -80,9 +82,10 @@ def prepare_qat(
     """A new module that trains with the rounding of the exported int8 model; `model` is untouched.
 
     `example` (a tensor, or a tuple of them) is passed through once to size the ranges; the first
-    training batch replaces what it gave. Parameters and buffers keep their names, and weights that
-    are zero (pruned) stay zero; ranges are
-    measured in train() and frozen in eval(), where BatchNorm is folded as in the file.
+    training batch replaces what it gave. Parameters and buffers keep their names, weights that
+    are zero (pruned) stay zero, and weights that a Clusterer holds keep their codebooks, which
+    become as few integers; ranges are measured in train() and frozen in eval(), where BatchNorm is
+    folded as in the file.
     `coverage` names every weight and, where it stays float, why. `strict` raises CoverageError
     for a selected weight that stays float; a warning says that all do. Raises UnsupportedError
     for a forward whose control flow depends on data, naming the line.
@@ -118,6 +121,12 @@ def prepare_qat(
             f"[{_WHERE}] nothing becomes int8 ({why or 'no parameter has 2 or more dimensions'})",
             stacklevel=2,
         )
+    books = {
+        id(root.get_parameter(name)): book
+        for name, parameter in model.named_parameters()
+        if (book := together.book_of(parameter)) is not None
+    }
+    quantized.hold_codebooks(books)
     quantized._size_ranges(inputs)
     return quantized
 
@@ -220,6 +229,8 @@ class Folded(NamedTuple):
     scale: torch.Tensor  # float32 [out]
     bias: torch.Tensor | None  # int32 [out]
     bias_scale: torch.Tensor  # float32 [out]: the input's scale times `scale`
+    # float32 [out] of 1 and -1: what the layer's results are multiplied by; None is 1.
+    sign: torch.Tensor | None = None
 
 
 class QuantizedLayer(nn.Module):
@@ -227,7 +238,11 @@ class QuantizedLayer(nn.Module):
 
     Holds no parameters: those stay in the modules of the model, under their names. `pruned` marks
     the weights that were zero when the model was prepared, and that stay zero whatever an
-    optimizer does to them; None where there were none.
+    optimizer does to them; None where there were none. `book` holds the weights at few values.
+
+    A codebook without an axis, or with another than the outputs, needs one scale for the whole
+    weight: only so do k values become k integers. For the same reason a negative factor of the
+    BatchNorm is not folded into the weights then.
     """
 
     pruned: torch.Tensor | None
@@ -256,6 +271,7 @@ class QuantizedLayer(nn.Module):
         self.register_buffer("pruned", zeros if sparse else None)
         zeros = torch.zeros(len(self.weight), dtype=torch.int32, device=self.weight.device)
         self.register_buffer("zeros", zeros, persistent=False)
+        self.book: Book | None = None
 
     @property
     def weight(self) -> torch.Tensor:
@@ -273,6 +289,34 @@ class QuantizedLayer(nn.Module):
             # Past autograd: graphs of earlier forward passes hold the rounded weight, not this.
             self.weight.data.masked_fill_(self.pruned, 0.0)
 
+    @torch.no_grad()
+    def restore(self) -> None:
+        """Sets the pruned weights to zero again, and each clustered one to its value."""
+        self.restore_zeros()
+        if self.book is None:
+            return
+        together.join(self)
+        kept = self.book.kept
+        bits = together.masks().get(id(self.weight))
+        if bits is not None:
+            kept = masking.unpack(bits, (self.weight.numel(),))
+        self.book.settle([self.weight.data], kept)
+
+    def _moptcore_hold_(self, books: dict[int, Book]) -> None:
+        book = books.get(id(self.weight))
+        if book is not None:
+            self.book = book
+            together.join(self)
+
+    def _books_now(self) -> dict[int, Book]:
+        return {} if self.book is None else {id(self.weight): self.book}
+
+    def _settle_on(self, parameters: set[int]) -> set[int]:
+        held = parameters & set(self._books_now())
+        if held:
+            self.restore()
+        return held
+
     def _kept(self) -> torch.Tensor:
         """The weight, with no gradient where it is pruned: a step of an optimizer that carries no
         momentum from before leaves zeros there.
@@ -284,9 +328,31 @@ class QuantizedLayer(nn.Module):
         if found is not None:
             # A copy on the weight's device, which may be that of another layer next time.
             self.pruned = found.to(self.weight.device, torch.bool, copy=True)
+        mark = f"{prefix}book."
+        state = {key.removeprefix(mark): v for key, v in state_dict.items() if key.startswith(mark)}
+        if state:
+            axis, group_size, k = state.pop("kind").tolist()
+            sizes = (None if axis < 0 else axis, group_size or None)
+            book = Book(k, "optimal", *sizes, "centroids", "mean", 0, [self.weight.shape])
+            wrong = book.load({key: value.clone() for key, value in state.items()})
+            if wrong:
+                raise FormatError(f"[torch.QuantizedModel] {mark}* {wrong}")
+            self._moptcore_hold_({id(self.weight): book})
+
+    def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        if self.book is not None:
+            kind = (
+                -1 if self.book.axis is None else self.book.axis,
+                self.book.group_size or 0,
+                self.book.k,
+            )
+            destination[f"{prefix}book.kind"] = torch.tensor(kind)
+            for key, value in self.book.state().items():
+                destination[f"{prefix}book.{key}"] = value
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        self.restore_zeros()
+        self.restore()
         if self.training:
             weight = self._kept()
             scale = self._scale(weight)
@@ -335,8 +401,14 @@ class QuantizedLayer(nn.Module):
                 sums = rows[:, :pairs:2] + rows[:, 1:pairs:2]
             if sums.numel():
                 peak = torch.maximum(peak, sums.flatten(1).abs().amax(1))
+        if self._one_scale and peak.numel():
+            peak = peak.amax().expand(len(peak))
         scale = peak / WEIGHT_MAX
         return torch.where(scale < _TINY, 1.0, scale)
+
+    @property
+    def _one_scale(self) -> bool:
+        return self.book is not None and self.book.axis != 0
 
     def _is_depthwise(self, weight: torch.Tensor) -> bool:
         # One weight per channel and position, which runtimes multiply without pairing.
@@ -350,16 +422,23 @@ class QuantizedLayer(nn.Module):
     @torch.no_grad()
     def folded(self) -> Folded:
         """The integers and scales that evaluation computes with and export writes."""
-        self.restore_zeros()
+        self.restore()
         weight = self.weight
         scale = self._scale(weight)
         shape = (-1, *[1] * (weight.dim() - 1))
         q = torch.round(weight.float() / scale.reshape(shape)).clamp(-WEIGHT_MAX, WEIGHT_MAX)
         factor, bias = self._factors()
         wide = scale.double()
+        sign = None
         if factor is not None:
             wide = wide * factor.abs()
-            q = q * torch.sign(factor).float().reshape(shape)
+            sign = torch.sign(factor).float()
+            if self._one_scale and bool((factor < 0).any()):
+                sign = torch.where(factor < 0, -1.0, 1.0)
+                bias = None if bias is None else bias.double() * sign
+            else:
+                q = q * sign.reshape(shape)
+                sign = None
         source = self._source[0].scale.double()
         # A channel of (nearly) no weight must still hold its bias in an int32: its scale grows,
         # and its weights round again.
@@ -368,18 +447,17 @@ class QuantizedLayer(nn.Module):
         if bias is not None:
             least = torch.maximum(least, bias.detach().double().abs() / (source * _BIAS_MAX))
         grown = torch.where(used < least, least, wide)
-        q = torch.where(
-            (grown != wide).reshape(shape),
-            torch.round(q.double() * (wide / grown).reshape(shape)).float(),
-            q,
-        )
+        shrunk = torch.round(q.double() * (wide / grown).reshape(shape)).float()
+        if self.book is not None:
+            shrunk = _nearest(shrunk, q)
+        q = torch.where((grown != wide).reshape(shape), shrunk, q)
         scale = grown.float()
         bias_scale = self._source[0].scale * scale
         rounded = None
         if bias is not None:
             rounded = torch.round(bias.detach().double() / bias_scale.double())
             rounded = rounded.clamp(-(2**31) + 1, 2**31 - 1).to(torch.int32)
-        return Folded(q.to(torch.int8), scale, rounded, bias_scale)
+        return Folded(q.to(torch.int8), scale, rounded, bias_scale, sign)
 
     def _evaluated(self) -> tuple[torch.Tensor, torch.Tensor | None]:
         folded = self.folded()
@@ -389,6 +467,9 @@ class QuantizedLayer(nn.Module):
         bias = None
         if folded.bias is not None:
             bias = (folded.bias.double() * folded.bias_scale.double()).to(weight.dtype)
+        if folded.sign is not None:
+            deployed = deployed * folded.sign.to(weight.dtype).reshape(shape)
+            bias = None if bias is None else bias * folded.sign.to(weight.dtype)
         if torch.is_grad_enabled() and weight.requires_grad:
             factor, shift = self._factors()
             weight = self._kept()
@@ -433,13 +514,20 @@ class QuantizedModel(nn.Module):
         self.register_state_dict_pre_hook(_restore_before_state)  # type: ignore[no-untyped-call]
 
     def restore_zeros(self) -> None:
-        """Sets the weights that were zero when the model was prepared to zero again.
+        """Sets the weights that were zero when the model was prepared to zero again, and clustered
+        ones to the values of their codebooks.
 
         forward, state_dict, `strip` and export do so themselves.
         """
         for layer in self.get_submodule("_quant").children():
             if isinstance(layer, QuantizedLayer):
-                layer.restore_zeros()
+                layer.restore()
+
+    def hold_codebooks(self, books: dict[int, Book]) -> None:
+        """Keeps the weights with these ids at the values of their codebooks."""
+        for layer in self.get_submodule("_quant").children():
+            if isinstance(layer, QuantizedLayer):
+                layer._moptcore_hold_(books)
 
     @property
     def program(self) -> Program:
@@ -496,6 +584,14 @@ def fold_norm(norm: Any, bias: torch.Tensor | None) -> tuple[torch.Tensor, torch
     if norm.bias is not None:
         shift = shift + norm.bias.double()
     return factor, shift
+
+
+def _nearest(values: torch.Tensor, among: torch.Tensor) -> torch.Tensor:
+    """Each of `values` moved to the nearest that occurs in `among`."""
+    found: torch.Tensor = among.unique()
+    if len(found) < 2:
+        return found.expand(values.shape).clone() if len(found) else values
+    return found[torch.bucketize(values, (found[1:] + found[:-1]) / 2)]
 
 
 class _Plan:

@@ -1,0 +1,109 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which parameters of a module a technique works on, tied ones once, with a row for each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+import torch
+
+from moptcore import Error
+from moptcore.core import Coverage, Pattern, select
+from moptcore.torch.arguments import dimensions
+
+__all__ = ["Found", "find", "parameter"]
+
+RuleT = TypeVar("RuleT")
+
+
+@dataclass(frozen=True)
+class Found(Generic[RuleT]):
+    """The candidates of a model in its order; those with a rule are worked on."""
+
+    rows: tuple[Coverage, ...]
+    rules: dict[str, RuleT]
+    parameters: dict[str, torch.Tensor]
+
+
+def find(
+    model: torch.nn.Module,
+    include: Pattern | Iterable[Pattern] | None,
+    exclude: Pattern | Iterable[Pattern] | None,
+    where: str,
+    technique: str,
+    verb: str,
+    rule_for: Callable[[torch.nn.Module, torch.Tensor], tuple[RuleT | None, str]],
+) -> Found[RuleT]:
+    """The parameters of two or more dimensions; `rule_for` says how each is worked on, or why not.
+
+    Tied parameters are one row under the first name, selected where one of the names is and none
+    is excluded.
+    """
+    modules = dict(model.named_modules(remove_duplicate=False))
+    candidates, parameters = [], []
+    for name, each in model.named_parameters(remove_duplicate=False):
+        lazy = isinstance(each, torch.nn.parameter.UninitializedParameter)
+        if lazy or each.dim() >= 2:
+            path = name.rpartition(".")[0]
+            candidates.append((path, name, modules[path]))
+            parameters.append(each)
+    others = dimensions(model, verb)
+    found = select(candidates, include, exclude, where, modules=modules, others=others)
+    groups: dict[int, list[int]] = {}
+    for index, each in enumerate(parameters):
+        groups.setdefault(id(each), []).append(index)
+    rows: list[Coverage] = []
+    rules: dict[str, RuleT] = {}
+    chosen: dict[str, torch.Tensor] = {}
+    for indices in groups.values():
+        first, each = found[indices[0]], parameters[indices[0]]
+        names = [found[index].parameter for index in indices]
+        reasons = [found[index].reason for index in indices]
+        excluded = next((reason for reason in reasons if reason.startswith("excluded")), "")
+        reason = excluded or ("" if "" in reasons else reasons[0])
+        rule, why = (None, reason) if reason else rule_for(first.module, each)
+        rows.append(
+            Coverage(
+                name=names[0],
+                kind=type(first.module).__name__,
+                technique=technique,
+                done=rule is not None,
+                reason=why or (f"tied: also {', '.join(names[1:])}" if names[1:] else ""),
+                before=_figures(each),
+                selected=not reason,
+            )
+        )
+        if rule is not None:
+            rules[names[0]] = rule
+            chosen[names[0]] = each
+    return Found(tuple(rows), rules, chosen)
+
+
+def parameter(
+    model: torch.nn.Module, name: str, shape: torch.Size, where: str
+) -> torch.nn.Parameter:
+    """The parameter called `name` now; raises Error unless it has the shape it had."""
+    *path, attribute = name.split(".")
+    module: torch.nn.Module | None = model
+    for part in path:
+        module = None if module is None else module._modules.get(part)
+    weight = None if module is None else module._parameters.get(attribute)
+    if weight is None or weight.shape != shape:
+        raise Error(
+            f"[{where}] {name} must be a parameter of shape {tuple(shape)}, "
+            f"got {'none' if weight is None else tuple(weight.shape)}: "
+            f"make a new {where.rpartition('.')[2]}"
+        )
+    return weight
+
+
+def _figures(parameter: torch.Tensor) -> dict[str, Any]:
+    if isinstance(parameter, torch.nn.parameter.UninitializedParameter):
+        return {}
+    dtype = str(parameter.dtype).removeprefix("torch.")
+    known: dict[str, Any] = {"shape": tuple(parameter.shape), "dtype": dtype}
+    if not parameter.is_meta and parameter.layout == torch.strided:
+        known["nonzeros"] = int(torch.count_nonzero(parameter))
+    return known
