@@ -42,6 +42,22 @@ struct type_caster<moptcore::quant::MovingAverageObserver>
     : moptcore::bindings::ConstructedCaster<moptcore::quant::MovingAverageObserver> {};
 
 template <>
+struct type_caster<moptcore::quant::PercentileObserver>
+    : moptcore::bindings::ConstructedCaster<moptcore::quant::PercentileObserver> {};
+
+template <>
+struct type_caster<moptcore::quant::EntropyObserver>
+    : moptcore::bindings::ConstructedCaster<moptcore::quant::EntropyObserver> {};
+
+template <>
+struct type_caster<moptcore::quant::MSEObserver>
+    : moptcore::bindings::ConstructedCaster<moptcore::quant::MSEObserver> {};
+
+template <>
+struct type_caster<moptcore::quant::HistogramObserver>
+    : moptcore::bindings::ConstructedCaster<moptcore::quant::HistogramObserver> {};
+
+template <>
 struct type_caster<moptcore::prune::ConstantSparsity>
     : moptcore::bindings::ConstructedCaster<moptcore::prune::ConstantSparsity> {};
 

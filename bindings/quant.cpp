@@ -5,6 +5,7 @@
 #include <pybind11/stl.h>
 
 #include <cmath>
+#include <concepts>
 #include <optional>
 #include <span>
 #include <sstream>
@@ -444,52 +445,115 @@ constexpr const char* kind_of(const quant::MinMaxObserver&) { return "MinMaxObse
 constexpr const char* kind_of(const quant::MovingAverageObserver&) {
   return "MovingAverageObserver";
 }
+constexpr const char* kind_of(const quant::PercentileObserver&) { return "PercentileObserver"; }
+constexpr const char* kind_of(const quant::EntropyObserver&) { return "EntropyObserver"; }
+constexpr const char* kind_of(const quant::MSEObserver&) { return "MSEObserver"; }
+constexpr const char* kind_of(const quant::HistogramObserver&) { return "HistogramObserver"; }
 
-py::dict observer_state(const auto& self) {
-  const std::string kind = kind_of(self);
-  py::dict state(
-      "kind"_a = py::array_t<std::uint8_t>(static_cast<py::ssize_t>(kind.size()),
-                                           reinterpret_cast<const std::uint8_t*>(kind.data())),
-      "min"_a = numbers(self.min(), false), "max"_a = numbers(self.max(), false));
-  if constexpr (requires { self.count(); }) state["count"] = numbers(self.count(), false);
+template <class Observer>
+constexpr bool kCounts = std::derived_from<Observer, quant::CountingObserver>;
+
+py::object ascii_of(std::string_view text) {
+  return py::array_t<std::uint8_t>(static_cast<py::ssize_t>(text.size()),
+                                   reinterpret_cast<const std::uint8_t*>(text.data()));
+}
+
+py::object axis_numbers(const Axis& axis) {
+  return numbers(axis ? std::vector<std::int64_t>{*axis} : std::vector<std::int64_t>{}, false);
+}
+
+// What must be equal for a state to be an observer's own.
+template <class Observer>
+py::dict observer_settings(const Observer& self) {
+  py::dict settings("kind"_a = ascii_of(kind_of(self)), "axis"_a = axis_numbers(self.axis()));
+  if constexpr (requires { self.momentum(); }) {
+    settings["momentum"] = numbers(std::vector<double>{self.momentum()}, false);
+  }
+  if constexpr (kCounts<Observer>) {
+    settings["bins"] = numbers(std::vector<std::int64_t>{self.bins()}, false);
+  }
+  if constexpr (requires { self.percentile(); }) {
+    settings["percentile"] = numbers(std::vector<double>{self.percentile()}, false);
+    settings["tails"] = ascii_of(quant::name(self.tails()));
+  }
+  return settings;
+}
+
+template <class Observer>
+py::dict observer_state(const Observer& self) {
+  py::dict state = observer_settings(self);
+  state["min"] = numbers(self.min(), false);
+  state["max"] = numbers(self.max(), false);
+  if constexpr (kCounts<Observer>) {
+    state["exponent"] = numbers(self.exponent(), false);
+    state["counts"] =
+        shaped(self.counts(), Shape{static_cast<std::int64_t>(self.min().size()), self.bins()});
+  } else if constexpr (requires { self.count(); }) {
+    state["count"] = numbers(self.count(), false);
+  }
   return state;
 }
 
-void restore_observer(auto& self, const py::dict& state, bool strict) {
+// An array of a state as a Python value to show and compare: text, None, or a number.
+std::string setting_text(const std::string& key, const py::array& array) {
+  if (key == "kind" || key == "tails") {
+    const auto bytes = py::array_t < std::uint8_t,
+               py::array::c_style | py::array::forcecast > (array);
+    return {reinterpret_cast<const char*>(bytes.data()), static_cast<std::size_t>(bytes.size())};
+  }
+  if (array.size() == 0) return "None";
+  return py::str(array.attr("ravel")().attr("tolist")()[py::int_(0)]);
+}
+
+template <class T>
+std::vector<T> elements_of(const py::array& array) {
+  const auto same = py::array_t < T, py::array::c_style | py::array::forcecast > (array);
+  return {same.data(), same.data() + same.size()};
+}
+
+template <class Observer>
+void restore_observer(Observer& self, const py::dict& state, bool strict) {
   constexpr auto where = "quant.Observer.load_state_dict";
-  constexpr bool counts = requires { self.count(); };
-  constexpr const char* keys = counts ? "kind, min, max and count" : "kind, min and max";
+  const py::dict own = observer_state(self);
+  const std::string keys = py::str(py::str(", ").attr("join")(py::list(own)));
   const auto found = [&] { return py::str(py::list(state)).cast<std::string>(); };
-  const auto vector = [&](const char* key, const char* kinds) {
-    check<FormatError>(state.contains(key), where, std::string("state must have the keys ") + keys,
-                       found());
-    const py::array array =
-        array_of(state[key], kinds, where, std::string(key) + " must be a vector of numbers");
-    check<FormatError>(array.ndim() == 1, where, std::string(key) + " must have 1 dimension",
-                       array.ndim());
-    return array;
+  const auto array = [&](const char* key, const char* kinds, int rank) {
+    check<FormatError>(state.contains(key), where, "state must have the keys " + keys, found());
+    py::array result =
+        array_of(state[key], kinds, where, std::string(key) + " must be an array of numbers");
+    check<FormatError>(result.ndim() == rank, where,
+                       std::string(key) + " must have " + std::to_string(rank) +
+                           (rank == 1 ? " dimension" : " dimensions"),
+                       result.ndim());
+    return result;
   };
-  const auto bytes = py::array_t < std::uint8_t,
-             py::array::c_style | py::array::forcecast > (vector("kind", "u"));
-  const std::string kind(reinterpret_cast<const char*>(bytes.data()),
-                         static_cast<std::size_t>(bytes.size()));
+  const std::string kind = setting_text("kind", array("kind", "u", 1));
   check<FormatError>(kind == kind_of(self), where,
                      std::string("state must be of a ") + kind_of(self), kind);
-  check<FormatError>(!strict || py::len(state) == (counts ? 4 : 3), where,
-                     std::string("state must have no key but ") + keys, found());
-  std::vector<float> min = floats_of(vector("min", "fiu"), where, "min");
-  std::vector<float> max = floats_of(vector("max", "fiu"), where, "max");
-  if constexpr (counts) {
-    const py::array_t<std::int64_t, py::array::c_style | py::array::forcecast> count(
-        vector("count", "iu"));
+  for (const auto& [name, value] : observer_settings(self)) {
+    const auto key = name.template cast<std::string>();
+    const std::string mine = setting_text(key, py::reinterpret_borrow<py::array>(value));
+    const std::string theirs = setting_text(key, array(key.c_str(), "fiu", 1));
+    check<FormatError>(mine == theirs, where,
+                       "state must be of an observer with " + key + " " + mine, theirs);
+  }
+  check<FormatError>(!strict || py::len(state) == py::len(own), where,
+                     "state must have no key but " + keys, found());
+  std::vector<float> min = floats_of(array("min", "fiu", 1), where, "min");
+  std::vector<float> max = floats_of(array("max", "fiu", 1), where, "max");
+  if constexpr (kCounts<Observer>) {
     self.restore(std::move(min), std::move(max),
-                 std::vector<std::int64_t>(count.data(), count.data() + count.size()));
+                 elements_of<std::int64_t>(array("exponent", "iu", 1)),
+                 elements_of<std::int64_t>(array("counts", "iu", 2)));
+  } else if constexpr (requires { self.count(); }) {
+    self.restore(std::move(min), std::move(max),
+                 elements_of<std::int64_t>(array("count", "iu", 1)));
   } else {
     self.restore(std::move(min), std::move(max));
   }
 }
 
-// What both observers share. State is a dict of arrays.
+// What all observers share. State is a dict of arrays.
 template <class Observer>
 void bind_observer(py::class_<Observer>& c) {
   using quant::OnNonFinite;
@@ -521,14 +585,16 @@ void bind_observer(py::class_<Observer>& c) {
       .def_property_readonly("max", [](const Observer& self) { return numbers(self.max(), false); })
       .def(
           "state_dict", [](const Observer& self) { return observer_state(self); },
-          "The range as a dict of arrays, and in `kind` the ASCII name of the class.")
+          "What was seen as a dict of arrays, with the settings of the observer; `kind` is the\n"
+          "ASCII name of its class.")
       .def(
           "load_state_dict",
           [](Observer& self, const py::dict& state, bool strict) {
             restore_observer(self, state, strict);
           },
           "state"_a, "strict"_a = true,
-          "Continues from what state_dict() of the same class gave; else FormatError.")
+          "Continues from what state_dict() of the same class with the same settings gave; else\n"
+          "FormatError.")
       .def(
           "__eq__", [](const Observer& a, const Observer& b) { return a == b; }, py::is_operator());
 }
@@ -583,12 +649,123 @@ void bind_observers(py::module_& m) {
   bind_observer(moving);
 }
 
+// What the observers that count add. Pickling goes through the state.
+template <class Observer>
+void bind_counts(py::class_<Observer>& c) {
+  bind_observer(c);
+  c.def("merge", &Observer::merge, "other"_a,
+        "As if this one had seen other's updates, exactly, in any order.")
+      .def(
+          "range",
+          [](const Observer& self, const py::object& dtype, bool symmetric, const Text& compat) {
+            constexpr auto where = "quant.Observer.range";
+            const DType target = quantized_dtype(dtype, where);
+            const quant::Compat rules = compat_of(compat, where);
+            quant::GroupRange range;
+            {
+              const py::gil_scoped_release release;
+              range = self.range(target, symmetric, rules);
+            }
+            return py::make_tuple(numbers(range.min, false), numbers(range.max, false));
+          },
+          "dtype"_a = "int8", "symmetric"_a = true, "compat"_a = py::none(),
+          "(min, max) that the rule picks, float32 vectors like `min`.")
+      .def_property_readonly("bins", [](const Observer& self) { return self.bins(); })
+      .def_property_readonly(
+          "exponent", [](const Observer& self) { return numbers(self.exponent(), false); },
+          "int64 vector like min: bins are 2^exponent wide.")
+      .def_property_readonly(
+          "counts",
+          [](const Observer& self) {
+            return shaped(self.counts(),
+                          Shape{static_cast<std::int64_t>(self.min().size()), self.bins()});
+          },
+          "int64 [channels, bins]: element i of a row counts the values in\n"
+          "[(first + i) * 2**exponent, (first + i + 1) * 2**exponent), first = floor(min / "
+          "2**exponent).");
+}
+
+template <class Observer>
+void bind_plain_counts(py::module_& m, const char* name, const char* text) {
+  auto c = py::class_<Observer>(m, name, text);
+  c.def(py::init<Axis, std::int64_t>(), "axis"_a = py::none(), "bins"_a = quant::kDefaultBins)
+      .def("__repr__",
+           [name](const Observer& self) {
+             return py::str("{}(axis={!r}, bins={})").format(name, self.axis(), self.bins());
+           })
+      .def(py::pickle(
+          [](const Observer& self) -> py::tuple {
+            return py::make_tuple(self.axis(), self.bins(), observer_state(self));
+          },
+          [](const py::tuple& state) {
+            Observer self(state[0].cast<Axis>(), state[1].cast<std::int64_t>());
+            restore_observer(self, state[2], true);
+            return self;
+          }));
+  bind_counts(c);
+}
+
+void bind_counting_observers(py::module_& m) {
+  using quant::PercentileObserver;
+  const auto make = [](double percentile, const std::string& tails, const Axis& axis,
+                       std::int64_t bins) {
+    return PercentileObserver(percentile, quant::tails_from(tails, "quant.PercentileObserver"),
+                              axis, bins);
+  };
+  auto percentile = py::class_<PercentileObserver>(
+      m, "PercentileObserver",
+      "The smallest range of whole bins outside of which lie at most 100 - percentile percent of\n"
+      "all values: half of them on each side (tails=\"split\"), as many on each side (\"each\")\n"
+      "or outside of [-t, t] (\"absolute\").");
+  percentile
+      .def(py::init(make), "percentile"_a = 99.999, "tails"_a = "split", "axis"_a = py::none(),
+           "bins"_a = quant::kDefaultBins)
+      .def_property_readonly("percentile", &PercentileObserver::percentile)
+      .def_property_readonly(
+          "tails",
+          [](const PercentileObserver& self) { return std::string(quant::name(self.tails())); })
+      .def("__repr__",
+           [](const PercentileObserver& self) {
+             return py::str("PercentileObserver(percentile={!r}, tails={!r}, axis={!r}, bins={})")
+                 .format(self.percentile(), std::string(quant::name(self.tails())), self.axis(),
+                         self.bins());
+           })
+      .def(py::pickle(
+          [](const PercentileObserver& self) -> py::tuple {
+            return py::make_tuple(self.percentile(), std::string(quant::name(self.tails())),
+                                  self.axis(), self.bins(), observer_state(self));
+          },
+          [make](const py::tuple& state) {
+            auto self = make(state[0].cast<double>(), state[1].cast<std::string>(),
+                             state[2].cast<Axis>(), state[3].cast<std::int64_t>());
+            restore_observer(self, state[4], true);
+            return self;
+          }));
+  bind_counts(percentile);
+  bind_plain_counts<quant::EntropyObserver>(
+      m, "EntropyObserver",
+      "The range whose quantized distribution has the least Kullback-Leibler divergence from the\n"
+      "observed one (Migacz, 8-bit Inference with TensorRT, 2017): every edge of a bin that "
+      "leaves\n"
+      "a bin to every integer is tried, for two free ends 32 x 32 pairs and a descent.");
+  bind_plain_counts<quant::MSEObserver>(
+      m, "MSEObserver",
+      "The range with the least mean squared quantization error, every bin's values spread evenly\n"
+      "over it: every edge of a bin is tried, for two free ends 32 x 32 pairs and a descent.");
+  bind_plain_counts<quant::HistogramObserver>(
+      m, "HistogramObserver",
+      "The range with the least mean squared quantization error on one path: inwards from the\n"
+      "whole range, 1e-5 of the values at a time at the end where that skips more bins. The path\n"
+      "of torch.ao's HistogramObserver, walked to its end.");
+}
+
 }  // namespace
 
 void bind_quant(py::module_ m) {
   m.doc() = "Ranges, quantization and fake quantization.";
   bind_qparams(m);
   bind_observers(m);
+  bind_counting_observers(m);
 
   m.def(
       "fake_quantize",

@@ -4,8 +4,12 @@
 from __future__ import annotations
 
 from moptcore._core.quant import (
+    EntropyObserver,
+    HistogramObserver,
     MinMaxObserver,
     MovingAverageObserver,
+    MSEObserver,
+    PercentileObserver,
     QParams,
     dequantize,
     fake_quantize,
@@ -23,8 +27,12 @@ from moptcore._core.quant import (
 )
 
 __all__ = [
+    "EntropyObserver",
+    "HistogramObserver",
+    "MSEObserver",
     "MinMaxObserver",
     "MovingAverageObserver",
+    "PercentileObserver",
     "QParams",
     "dequantize",
     "fake_quantize",

@@ -11,6 +11,7 @@
 #include "kernels/minmax.hpp"
 #include "kernels/strided.hpp"
 #include "quant/grids.hpp"
+#include "quant/observed.hpp"
 
 namespace moptcore::inline v0::quant {
 namespace {
@@ -20,7 +21,6 @@ using kernels::MinMax;
 
 constexpr std::int64_t kGrain = std::int64_t{1} << 16;
 constexpr std::int64_t kMaxParts = 16;
-constexpr float kInfinity = std::numeric_limits<float>::infinity();
 
 MinMax<float> min_max(const float* src, std::int64_t n) noexcept {
   return kernels::min_max_f32(src, n);
@@ -33,26 +33,6 @@ bool update_each(const float* src, std::int64_t n, float* mins, float* maxs) noe
 }
 bool update_each(const double* src, std::int64_t n, double* mins, double* maxs) noexcept {
   return kernels::min_max_update_f64(src, n, mins, maxs);
-}
-
-struct Ranges {
-  std::vector<float> min;
-  std::vector<float> max;
-  bool finite = true;
-};
-
-// Calls f(pointer, position, count) for pieces of elements [first, last) as contiguous values.
-template <class T, class F>
-void for_each_piece(const AnyView& x, std::int64_t first, std::int64_t last, F&& f) {
-  if (x.dtype() == dtype_of<T>() && x.is_contiguous()) {
-    f(static_cast<const T*>(x.data()) + first, first, last - first);
-    return;
-  }
-  alignas(64) T scratch[kScratch];
-  for (std::int64_t at = first; at < last; at += kScratch) {
-    const std::int64_t n = std::min(kScratch, last - at);
-    f(kernels::block(x, at, n, scratch), at, n);
-  }
 }
 
 template <class T>
@@ -124,14 +104,24 @@ Ranges axis_ranges(const AnyView& x, int axis) {
   return ranges;
 }
 
-template <class T>
-Ranges ranges_of(const AnyView& x, std::optional<int> axis) {
-  return axis ? axis_ranges<T>(x, *axis) : whole_range<T>(x);
-}
-
-constexpr bool is_seen(float min, float max) noexcept { return min <= max; }
-
 }  // namespace
+
+Ranges observed_range(const AnyView& x, std::optional<int> axis) {
+  Ranges seen;
+  if (x.dtype() == DType::float64) {
+    seen = axis ? axis_ranges<double>(x, *axis) : whole_range<double>(x);
+  } else {
+    seen = axis ? axis_ranges<float>(x, *axis) : whole_range<float>(x);
+  }
+  // A double may lie beyond the largest float.
+  constexpr float kTop = std::numeric_limits<float>::max();
+  for (std::size_t c = 0; c < seen.min.size(); ++c) {
+    if (!is_seen(seen.min[c], seen.max[c])) continue;
+    seen.min[c] = std::clamp(seen.min[c], -kTop, kTop);
+    seen.max[c] = std::clamp(seen.max[c], -kTop, kTop);
+  }
+  return seen;
+}
 
 namespace {
 
@@ -306,17 +296,9 @@ void RangeObserver::update(const AnyView& x, OnNonFinite nonfinite) {
                                std::to_string(*axis_),
                            channels));
   }
-  Ranges seen =
-      x.dtype() == DType::float64 ? ranges_of<double>(x, axis) : ranges_of<float>(x, axis);
+  Ranges seen = observed_range(x, axis);
   check<NonFiniteError>(seen.finite || nonfinite == OnNonFinite::skip, where,
                         "x must be finite (nonfinite=\"error\")", "NaN or infinity");
-  // A double may lie beyond the largest float.
-  constexpr float kTop = std::numeric_limits<float>::max();
-  for (std::size_t c = 0; c < channels; ++c) {
-    if (!is_seen(seen.min[c], seen.max[c])) continue;
-    seen.min[c] = std::clamp(seen.min[c], -kTop, kTop);
-    seen.max[c] = std::clamp(seen.max[c], -kTop, kTop);
-  }
   if (min_.empty()) {
     min_ = std::move(seen.min);
     max_ = std::move(seen.max);

@@ -424,7 +424,7 @@ def test_observer_state_resumes_exactly():
             each.update(2 * x)
         assert resumed == observer == copy
         state = observer.state_dict()
-        with pytest.raises(mc.FormatError, match="state must have the keys kind, min"):
+        with pytest.raises(mc.FormatError, match="state must have the keys kind, axis"):
             resumed.load_state_dict({})
         with pytest.raises(mc.Error, match="no key but"):
             resumed.load_state_dict({**observer.state_dict(), "other": 1})

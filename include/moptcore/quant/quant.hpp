@@ -5,6 +5,7 @@
 #include <moptcore/quant/compat.hpp>
 #include <moptcore/quant/fake_quant.hpp>
 #include <moptcore/quant/fake_quant_range.hpp>
+#include <moptcore/quant/histogram.hpp>
 #include <moptcore/quant/learned.hpp>
 #include <moptcore/quant/quantize.hpp>
 #include <moptcore/quant/range.hpp>

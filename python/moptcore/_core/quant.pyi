@@ -10,8 +10,12 @@ import typing
 
 ArrayLike = typing.Any
 __all__: list[str] = [
+    "EntropyObserver",
+    "HistogramObserver",
+    "MSEObserver",
     "MinMaxObserver",
     "MovingAverageObserver",
+    "PercentileObserver",
     "QParams",
     "dequantize",
     "fake_quantize",
@@ -90,7 +94,8 @@ class MinMaxObserver:
     def __setstate__(self, arg0: tuple[typing.Any, ...]) -> None: ...
     def load_state_dict(self, state: dict[str, typing.Any], strict: bool = True) -> None:
         """
-        Continues from what state_dict() of the same class gave; else FormatError.
+        Continues from what state_dict() of the same class with the same settings gave; else
+        FormatError.
         """
     def merge(self, other: MinMaxObserver) -> None:
         """
@@ -108,7 +113,8 @@ class MinMaxObserver:
         """
     def state_dict(self) -> dict[str, typing.Any]:
         """
-        The range as a dict of arrays, and in `kind` the ASCII name of the class.
+        What was seen as a dict of arrays, with the settings of the observer; `kind` is the
+        ASCII name of its class.
         """
     def update(self, x: ArrayLike, nonfinite: str = "error") -> None:
         """
@@ -137,7 +143,8 @@ class MovingAverageObserver:
     def __setstate__(self, arg0: tuple[typing.Any, ...]) -> None: ...
     def load_state_dict(self, state: dict[str, typing.Any], strict: bool = True) -> None:
         """
-        Continues from what state_dict() of the same class gave; else FormatError.
+        Continues from what state_dict() of the same class with the same settings gave; else
+        FormatError.
         """
     def merge(self, other: MovingAverageObserver) -> None:
         """
@@ -155,7 +162,8 @@ class MovingAverageObserver:
         """
     def state_dict(self) -> dict[str, typing.Any]:
         """
-        The range as a dict of arrays, and in `kind` the ASCII name of the class.
+        What was seen as a dict of arrays, with the settings of the observer; `kind` is the
+        ASCII name of its class.
         """
     def update(self, x: ArrayLike, nonfinite: str = "error") -> None:
         """
@@ -177,6 +185,295 @@ class MovingAverageObserver:
         """
     @property
     def momentum(self) -> float: ...
+
+class PercentileObserver:
+    """
+    The smallest range of whole bins outside of which lie at most 100 - percentile percent of
+    all values: half of them on each side (tails="split"), as many on each side ("each")
+    or outside of [-t, t] ("absolute").
+    """
+
+    __hash__: typing.ClassVar[None] = None  # type: ignore[assignment]
+    def __eq__(self, arg0: object) -> bool: ...
+    def __getstate__(self) -> tuple[typing.Any, ...]: ...
+    def __init__(
+        self,
+        percentile: float = 99.999,
+        tails: str = "split",
+        axis: int | None = None,
+        bins: int = 2048,
+    ) -> None: ...
+    def __repr__(self) -> str: ...
+    def __setstate__(self, arg0: tuple[typing.Any, ...]) -> None: ...
+    def load_state_dict(self, state: dict[str, typing.Any], strict: bool = True) -> None:
+        """
+        Continues from what state_dict() of the same class with the same settings gave; else
+        FormatError.
+        """
+    def merge(self, other: PercentileObserver) -> None:
+        """
+        As if this one had seen other's updates, exactly, in any order.
+        """
+    def qparams(
+        self, dtype: typing.Any = "int8", symmetric: bool = True, compat: str | None = None
+    ) -> QParams:
+        """
+        The QParams of the range; see qparams_from_range.
+        """
+    def range(
+        self, dtype: typing.Any = "int8", symmetric: bool = True, compat: str | None = None
+    ) -> tuple[typing.Any, typing.Any]:
+        """
+        (min, max) that the rule picks, float32 vectors like `min`.
+        """
+    def reset(self) -> None:
+        """
+        Forgets everything seen.
+        """
+    def state_dict(self) -> dict[str, typing.Any]:
+        """
+        What was seen as a dict of arrays, with the settings of the observer; `kind` is the
+        ASCII name of its class.
+        """
+    def update(self, x: ArrayLike, nonfinite: str = "error") -> None:
+        """
+        Observes x. NaN and infinities raise NonFiniteError, or are left out with "skip".
+        """
+    @property
+    def axis(self) -> int | None: ...
+    @property
+    def bins(self) -> int: ...
+    @property
+    def counts(self) -> typing.Any:
+        """
+        int64 [channels, bins]: element i of a row counts the values in
+        [(first + i) * 2**exponent, (first + i + 1) * 2**exponent), first = floor(min / 2**exponent).
+        """
+    @property
+    def exponent(self) -> typing.Any:
+        """
+        int64 vector like min: bins are 2^exponent wide.
+        """
+    @property
+    def max(self) -> typing.Any: ...
+    @property
+    def min(self) -> typing.Any:
+        """
+        float32 vector: one value, or one for each index of `axis`; empty before the first update.
+        """
+    @property
+    def percentile(self) -> float: ...
+    @property
+    def tails(self) -> str: ...
+
+class EntropyObserver:
+    """
+    The range whose quantized distribution has the least Kullback-Leibler divergence from the
+    observed one (Migacz, 8-bit Inference with TensorRT, 2017): every edge of a bin that leaves
+    a bin to every integer is tried, for two free ends 32 x 32 pairs and a descent.
+    """
+
+    __hash__: typing.ClassVar[None] = None  # type: ignore[assignment]
+    def __eq__(self, arg0: object) -> bool: ...
+    def __getstate__(self) -> tuple[typing.Any, ...]: ...
+    def __init__(self, axis: int | None = None, bins: int = 2048) -> None: ...
+    def __repr__(self) -> str: ...
+    def __setstate__(self, arg0: tuple[typing.Any, ...]) -> None: ...
+    def load_state_dict(self, state: dict[str, typing.Any], strict: bool = True) -> None:
+        """
+        Continues from what state_dict() of the same class with the same settings gave; else
+        FormatError.
+        """
+    def merge(self, other: EntropyObserver) -> None:
+        """
+        As if this one had seen other's updates, exactly, in any order.
+        """
+    def qparams(
+        self, dtype: typing.Any = "int8", symmetric: bool = True, compat: str | None = None
+    ) -> QParams:
+        """
+        The QParams of the range; see qparams_from_range.
+        """
+    def range(
+        self, dtype: typing.Any = "int8", symmetric: bool = True, compat: str | None = None
+    ) -> tuple[typing.Any, typing.Any]:
+        """
+        (min, max) that the rule picks, float32 vectors like `min`.
+        """
+    def reset(self) -> None:
+        """
+        Forgets everything seen.
+        """
+    def state_dict(self) -> dict[str, typing.Any]:
+        """
+        What was seen as a dict of arrays, with the settings of the observer; `kind` is the
+        ASCII name of its class.
+        """
+    def update(self, x: ArrayLike, nonfinite: str = "error") -> None:
+        """
+        Observes x. NaN and infinities raise NonFiniteError, or are left out with "skip".
+        """
+    @property
+    def axis(self) -> int | None: ...
+    @property
+    def bins(self) -> int: ...
+    @property
+    def counts(self) -> typing.Any:
+        """
+        int64 [channels, bins]: element i of a row counts the values in
+        [(first + i) * 2**exponent, (first + i + 1) * 2**exponent), first = floor(min / 2**exponent).
+        """
+    @property
+    def exponent(self) -> typing.Any:
+        """
+        int64 vector like min: bins are 2^exponent wide.
+        """
+    @property
+    def max(self) -> typing.Any: ...
+    @property
+    def min(self) -> typing.Any:
+        """
+        float32 vector: one value, or one for each index of `axis`; empty before the first update.
+        """
+
+class MSEObserver:
+    """
+    The range with the least mean squared quantization error, every bin's values spread evenly
+    over it: every edge of a bin is tried, for two free ends 32 x 32 pairs and a descent.
+    """
+
+    __hash__: typing.ClassVar[None] = None  # type: ignore[assignment]
+    def __eq__(self, arg0: object) -> bool: ...
+    def __getstate__(self) -> tuple[typing.Any, ...]: ...
+    def __init__(self, axis: int | None = None, bins: int = 2048) -> None: ...
+    def __repr__(self) -> str: ...
+    def __setstate__(self, arg0: tuple[typing.Any, ...]) -> None: ...
+    def load_state_dict(self, state: dict[str, typing.Any], strict: bool = True) -> None:
+        """
+        Continues from what state_dict() of the same class with the same settings gave; else
+        FormatError.
+        """
+    def merge(self, other: MSEObserver) -> None:
+        """
+        As if this one had seen other's updates, exactly, in any order.
+        """
+    def qparams(
+        self, dtype: typing.Any = "int8", symmetric: bool = True, compat: str | None = None
+    ) -> QParams:
+        """
+        The QParams of the range; see qparams_from_range.
+        """
+    def range(
+        self, dtype: typing.Any = "int8", symmetric: bool = True, compat: str | None = None
+    ) -> tuple[typing.Any, typing.Any]:
+        """
+        (min, max) that the rule picks, float32 vectors like `min`.
+        """
+    def reset(self) -> None:
+        """
+        Forgets everything seen.
+        """
+    def state_dict(self) -> dict[str, typing.Any]:
+        """
+        What was seen as a dict of arrays, with the settings of the observer; `kind` is the
+        ASCII name of its class.
+        """
+    def update(self, x: ArrayLike, nonfinite: str = "error") -> None:
+        """
+        Observes x. NaN and infinities raise NonFiniteError, or are left out with "skip".
+        """
+    @property
+    def axis(self) -> int | None: ...
+    @property
+    def bins(self) -> int: ...
+    @property
+    def counts(self) -> typing.Any:
+        """
+        int64 [channels, bins]: element i of a row counts the values in
+        [(first + i) * 2**exponent, (first + i + 1) * 2**exponent), first = floor(min / 2**exponent).
+        """
+    @property
+    def exponent(self) -> typing.Any:
+        """
+        int64 vector like min: bins are 2^exponent wide.
+        """
+    @property
+    def max(self) -> typing.Any: ...
+    @property
+    def min(self) -> typing.Any:
+        """
+        float32 vector: one value, or one for each index of `axis`; empty before the first update.
+        """
+
+class HistogramObserver:
+    """
+    The range with the least mean squared quantization error on one path: inwards from the
+    whole range, 1e-5 of the values at a time at the end where that skips more bins. The path
+    of torch.ao's HistogramObserver, walked to its end.
+    """
+
+    __hash__: typing.ClassVar[None] = None  # type: ignore[assignment]
+    def __eq__(self, arg0: object) -> bool: ...
+    def __getstate__(self) -> tuple[typing.Any, ...]: ...
+    def __init__(self, axis: int | None = None, bins: int = 2048) -> None: ...
+    def __repr__(self) -> str: ...
+    def __setstate__(self, arg0: tuple[typing.Any, ...]) -> None: ...
+    def load_state_dict(self, state: dict[str, typing.Any], strict: bool = True) -> None:
+        """
+        Continues from what state_dict() of the same class with the same settings gave; else
+        FormatError.
+        """
+    def merge(self, other: HistogramObserver) -> None:
+        """
+        As if this one had seen other's updates, exactly, in any order.
+        """
+    def qparams(
+        self, dtype: typing.Any = "int8", symmetric: bool = True, compat: str | None = None
+    ) -> QParams:
+        """
+        The QParams of the range; see qparams_from_range.
+        """
+    def range(
+        self, dtype: typing.Any = "int8", symmetric: bool = True, compat: str | None = None
+    ) -> tuple[typing.Any, typing.Any]:
+        """
+        (min, max) that the rule picks, float32 vectors like `min`.
+        """
+    def reset(self) -> None:
+        """
+        Forgets everything seen.
+        """
+    def state_dict(self) -> dict[str, typing.Any]:
+        """
+        What was seen as a dict of arrays, with the settings of the observer; `kind` is the
+        ASCII name of its class.
+        """
+    def update(self, x: ArrayLike, nonfinite: str = "error") -> None:
+        """
+        Observes x. NaN and infinities raise NonFiniteError, or are left out with "skip".
+        """
+    @property
+    def axis(self) -> int | None: ...
+    @property
+    def bins(self) -> int: ...
+    @property
+    def counts(self) -> typing.Any:
+        """
+        int64 [channels, bins]: element i of a row counts the values in
+        [(first + i) * 2**exponent, (first + i + 1) * 2**exponent), first = floor(min / 2**exponent).
+        """
+    @property
+    def exponent(self) -> typing.Any:
+        """
+        int64 vector like min: bins are 2^exponent wide.
+        """
+    @property
+    def max(self) -> typing.Any: ...
+    @property
+    def min(self) -> typing.Any:
+        """
+        float32 vector: one value, or one for each index of `axis`; empty before the first update.
+        """
 
 def dequantize(
     q: ArrayLike,

@@ -1,0 +1,45 @@
+// SPDX-License-Identifier: Apache-2.0
+// What observers see of a tensor.
+#pragma once
+
+#include <moptcore/core/tensor_view.hpp>
+
+#include <algorithm>
+#include <cstdint>
+#include <limits>
+#include <optional>
+#include <vector>
+
+#include "kernels/strided.hpp"
+
+namespace moptcore::inline v0::quant {
+
+inline constexpr float kInfinity = std::numeric_limits<float>::infinity();
+
+/// Smallest and largest finite values, one of each channel; min > max where there is none.
+struct Ranges {
+  std::vector<float> min;
+  std::vector<float> max;
+  bool finite = true;  ///< no NaN or infinity was met
+};
+
+constexpr bool is_seen(float min, float max) noexcept { return min <= max; }
+
+/// Of all elements, or for each index of an axis. Doubles beyond the largest float become it.
+Ranges observed_range(const AnyView& x, std::optional<int> axis);
+
+/// Calls f(pointer, position, count) for pieces of elements [first, last) as contiguous values.
+template <class T, class F>
+void for_each_piece(const AnyView& x, std::int64_t first, std::int64_t last, F&& f) {
+  if (x.dtype() == dtype_of<T>() && x.is_contiguous()) {
+    f(static_cast<const T*>(x.data()) + first, first, last - first);
+    return;
+  }
+  alignas(64) T scratch[kernels::kScratch];
+  for (std::int64_t at = first; at < last; at += kernels::kScratch) {
+    const std::int64_t n = std::min(kernels::kScratch, last - at);
+    f(kernels::block(x, at, n, scratch), at, n);
+  }
+}
+
+}  // namespace moptcore::inline v0::quant

@@ -1,0 +1,369 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "quant/range_search.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <numeric>
+#include <vector>
+
+namespace moptcore::inline v0::quant {
+namespace {
+
+constexpr double kNever = std::numeric_limits<double>::infinity();
+constexpr double kPathStep = 1e-5;
+constexpr std::size_t kPairs = 32;  // a side
+
+using Edges = std::vector<std::int64_t>;
+
+// Counts of |x| on the same grid, whose bins mirror each other around 0.
+struct Folded {
+  std::int64_t first = 0;
+  std::vector<std::int64_t> counts;
+};
+
+Folded fold(const BinCounts& bins) {
+  const auto used = static_cast<std::int64_t>(bins.counts.size());
+  const std::int64_t last = bins.first + used - 1;
+  const auto mirrored = [](std::int64_t k) { return k < 0 ? -k - 1 : k; };
+  Folded folded;
+  const bool both = bins.first < 0 && last >= 0;
+  folded.first = both ? 0 : std::min(mirrored(bins.first), mirrored(last));
+  const std::int64_t end = std::max(mirrored(bins.first), mirrored(last)) + 1;
+  folded.counts.assign(static_cast<std::size_t>(end - folded.first), 0);
+  for (std::int64_t i = 0; i < used; ++i) {
+    folded.counts[static_cast<std::size_t>(mirrored(bins.first + i) - folded.first)] +=
+        bins.counts[static_cast<std::size_t>(i)];
+  }
+  return folded;
+}
+
+float edge_of(const BinCounts& bins, std::int64_t k) {
+  const double edge = std::ldexp(static_cast<double>(k), bins.exponent);
+  const double top = std::numeric_limits<float>::max();
+  return static_cast<float>(std::clamp(edge, -top, top));
+}
+
+float magnitude_of(const BinCounts& bins) { return std::max(-bins.min, bins.max); }
+
+FloatRange between(const BinCounts& bins, std::int64_t low, std::int64_t high) {
+  return {std::max(edge_of(bins, low), bins.min), std::min(edge_of(bins, high), bins.max)};
+}
+
+FloatRange around_zero(const BinCounts& bins, std::int64_t high) {
+  const float bound = std::min(edge_of(bins, high), magnitude_of(bins));
+  return {-bound, bound};
+}
+
+Grid grid_of(const FloatRange& range, const GridChoice& choice) {
+  return grid_from_range(range.first, range.second, choice.dtype, choice.symmetric, choice.compat);
+}
+
+// The edge with the least cost; of equals the first.
+template <class Cost>
+std::int64_t best_edge(const Edges& edges, Cost&& cost) {
+  std::int64_t best = edges.front();
+  double least = kNever;
+  for (const std::int64_t edge : edges) {
+    const double found = cost(edge);
+    if (found < least) {
+      least = found;
+      best = edge;
+    }
+  }
+  return best;
+}
+
+using Pair = std::pair<std::int64_t, std::int64_t>;
+
+// Some edges, the first among them, evenly spaced.
+Edges thinned(const Edges& edges) {
+  if (edges.size() <= kPairs) return edges;
+  Edges some;
+  for (std::size_t i = 0; i < kPairs; ++i) some.push_back(edges[i * edges.size() / kPairs]);
+  return some;
+}
+
+// The pair with the least cost of all where they are few or one end is fixed, else the end of a
+// descent from the best of some pairs. Both lists start with the widest range.
+template <class Cost>
+Pair best_pair(const Edges& lows, const Edges& highs, Cost&& cost) {
+  Pair best{lows.front(), highs.front()};
+  double least = kNever;
+  const auto all = [&](const Edges& some_lows, const Edges& some_highs) {
+    for (const std::int64_t low : some_lows) {
+      for (const std::int64_t high : some_highs) {
+        const double found = cost(low, high);
+        if (found < least) {
+          least = found;
+          best = {low, high};
+        }
+      }
+    }
+  };
+  if (lows.size() == 1 || highs.size() == 1 || lows.size() * highs.size() <= kPairs * kPairs) {
+    all(lows, highs);
+    return best;
+  }
+  all(thinned(lows), thinned(highs));
+  for (double before = kNever; least < before;) {
+    before = least;
+    all({best.first}, highs);
+    all(lows, {best.second});
+  }
+  return best;
+}
+
+// Ends of ranges that hold 0 and cut into the values or hold them all, the widest first.
+Edges low_edges(const BinCounts& bins) {
+  Edges edges;
+  const std::int64_t end = bins.first + static_cast<std::int64_t>(bins.counts.size());
+  for (std::int64_t k = bins.first; k < std::min<std::int64_t>(end, 0); ++k) edges.push_back(k);
+  if (edges.empty() || end > 0) edges.push_back(0);
+  return edges;
+}
+
+Edges high_edges(const BinCounts& bins) {
+  Edges edges;
+  const std::int64_t end = bins.first + static_cast<std::int64_t>(bins.counts.size());
+  for (std::int64_t k = end; k > std::max<std::int64_t>(bins.first, 0); --k) edges.push_back(k);
+  if (edges.empty() || bins.first < 0) edges.push_back(0);
+  return edges;
+}
+
+Edges magnitude_edges(const Folded& folded) {
+  Edges edges;
+  const std::int64_t end = folded.first + static_cast<std::int64_t>(folded.counts.size());
+  for (std::int64_t k = end; k > folded.first; --k) edges.push_back(k);
+  return edges;
+}
+
+// The integral of the squared error over [0, u), all in steps of the scale from the zero point:
+// each whole step adds 1 / 12, what is saturated grows with the cube.
+double error_integral(double u, double low, double high) noexcept {
+  // Rounds to the nearest whole number of |u| < 2^51; either neighbour serves at a tie.
+  constexpr double kMagic = 0x1.8p52;
+  const double inside = std::min(std::max(u, low), high);
+  const double whole = (inside + kMagic) - kMagic;
+  const double rest = inside - whole;
+  const double outside = u - inside;
+  return whole / 12.0 + (rest * rest * rest + outside * outside * outside) / 3.0;
+}
+
+// expected_error for many grids of the same counts.
+class ExpectedError {
+ public:
+  explicit ExpectedError(const BinCounts& bins) : integral_(bins.counts.size() + 1) {
+    const std::size_t used = bins.counts.size();
+    for (std::size_t i = 0; i <= used; ++i) {
+      const double edge =
+          std::ldexp(static_cast<double>(bins.first + static_cast<std::int64_t>(i)), bins.exponent);
+      edges_.push_back(
+          std::clamp(edge, static_cast<double>(bins.min), static_cast<double>(bins.max)));
+    }
+    for (std::size_t i = 0; i < used; ++i) {
+      const double width = edges_[i + 1] - edges_[i];
+      const auto count = static_cast<double>(bins.counts[i]);
+      total_ += count;
+      if (width > 0.0) {
+        density_.push_back(count / width);
+      } else {
+        // All values of the bin are the largest one.
+        density_.push_back(0.0);
+        point_ = edges_[i];
+        point_count_ = count;
+      }
+    }
+  }
+
+  double operator()(const Grid& grid) noexcept {
+    const auto scale = static_cast<double>(grid.scale);
+    const double low = grid.qmin - grid.zero_point;
+    const double high = grid.qmax - grid.zero_point;
+    const double inverse = 1.0 / scale;
+    for (std::size_t i = 0; i < edges_.size(); ++i) {
+      integral_[i] = error_integral(edges_[i] * inverse, low, high);
+    }
+    double sum = 0.0;
+    for (std::size_t i = 0; i < density_.size(); ++i) {
+      sum += density_[i] * (integral_[i + 1] - integral_[i]);
+    }
+    const double u = point_ * inverse;
+    const double miss = (u - std::clamp(std::nearbyint(u), low, high)) * scale;
+    return (sum * scale * scale * scale + point_count_ * miss * miss) / total_;
+  }
+
+ private:
+  std::vector<double> edges_;
+  std::vector<double> density_;
+  std::vector<double> integral_;
+  double total_ = 0.0;
+  double point_ = 0.0;
+  double point_count_ = 0.0;
+};
+
+// An edge above which, and one below which, at most `allowed` values lie.
+std::int64_t upper_edge(std::span<const std::int64_t> counts, std::int64_t first,
+                        std::int64_t allowed) {
+  std::size_t i = counts.size();
+  while (i > 1 && counts[i - 1] <= allowed) allowed -= counts[--i];
+  return first + static_cast<std::int64_t>(i);
+}
+
+std::int64_t lower_edge(std::span<const std::int64_t> counts, std::int64_t first,
+                        std::int64_t allowed) {
+  std::size_t i = 0;
+  while (i + 1 < counts.size() && counts[i] <= allowed) allowed -= counts[i++];
+  return first + static_cast<std::int64_t>(i);
+}
+
+std::int64_t total(const BinCounts& bins) {
+  return std::accumulate(bins.counts.begin(), bins.counts.end(), std::int64_t{0});
+}
+
+}  // namespace
+
+double expected_error(const BinCounts& bins, const Grid& grid) noexcept {
+  return ExpectedError(bins)(grid);
+}
+
+double divergence(std::span<const std::int64_t> counts, std::int64_t first, double width,
+                  std::int64_t low, std::int64_t high, const Grid& grid) {
+  const std::int64_t end = first + static_cast<std::int64_t>(counts.size());
+  const std::int64_t from = std::max(low, first);
+  const std::int64_t to = std::min(high, end);
+  if (from >= to) return kNever;
+  const auto at = [&](std::int64_t k) { return counts[static_cast<std::size_t>(k - first)]; };
+  std::int64_t below = 0;
+  std::int64_t above = 0;
+  for (std::int64_t k = first; k < from; ++k) below += at(k);
+  for (std::int64_t k = to; k < end; ++k) above += at(k);
+  if ((below > 0 && at(from) == 0) || (above > 0 && at(to - 1) == 0)) return kNever;
+  const double lowest = grid.qmin - grid.zero_point;
+  const double highest = grid.qmax - grid.zero_point;
+  const double steps = width / static_cast<double>(grid.scale);
+  double inside = 0.0;  // values in the window
+  double logs = 0.0;    // sum of p ln p, p with what is folded in
+  double cells = 0.0;   // sum of p ln(mass / bins) of each cell
+  double everything = 0.0;
+  double mass = 0.0;
+  double folded = 0.0;
+  double occupied = 0.0;
+  double cell = -kNever;
+  const auto finish = [&] {
+    if (occupied > 0.0) cells += folded * std::log(mass / occupied);
+    mass = folded = occupied = 0.0;
+  };
+  for (std::int64_t k = from; k < to; ++k) {
+    const auto q = static_cast<double>(at(k));
+    if (q == 0.0) continue;
+    double p = q;
+    if (k == from) p += static_cast<double>(below);
+    if (k == to - 1) p += static_cast<double>(above);
+    const double level =
+        std::clamp(std::nearbyint((static_cast<double>(k) + 0.5) * steps), lowest, highest);
+    if (level != cell) {
+      finish();
+      cell = level;
+    }
+    inside += q;
+    everything += p;
+    logs += p * std::log(p);
+    mass += q;
+    folded += p;
+    occupied += 1.0;
+  }
+  finish();
+  if (inside == 0.0) return kNever;
+  return (logs - cells) / everything + std::log(inside / everything);
+}
+
+FloatRange percentile_range(const BinCounts& bins, double percentile, Tails tails) {
+  const double share = (100.0 - percentile) / (tails == Tails::split ? 200.0 : 100.0);
+  const auto allowed = static_cast<std::int64_t>(static_cast<double>(total(bins)) * share);
+  if (tails == Tails::absolute) {
+    const Folded folded = fold(bins);
+    const std::int64_t high = upper_edge(folded.counts, folded.first, allowed);
+    return between(bins, -high, high);
+  }
+  return between(bins, lower_edge(bins.counts, bins.first, allowed),
+                 upper_edge(bins.counts, bins.first, allowed));
+}
+
+FloatRange entropy_range(const BinCounts& bins, const GridChoice& choice) {
+  const double width = std::ldexp(1.0, bins.exponent);
+  if (choice.symmetric) {
+    const Folded folded = fold(bins);
+    const std::int64_t high = best_edge(magnitude_edges(folded), [&](std::int64_t k) {
+      const Grid grid = grid_of(around_zero(bins, k), choice);
+      if (k < grid.qmax - grid.zero_point + 1) return kNever;
+      return divergence(folded.counts, folded.first, width, 0, k, grid);
+    });
+    return around_zero(bins, high);
+  }
+  const auto [qmin, qmax] = grid_range(choice.dtype, false, choice.compat);
+  const std::int64_t levels = qmax - qmin + 1;
+  const Pair found =
+      best_pair(low_edges(bins), high_edges(bins), [&](std::int64_t low, std::int64_t high) {
+        if (high - low < levels) return kNever;
+        return divergence(bins.counts, bins.first, width, low, high,
+                          grid_of(between(bins, low, high), choice));
+      });
+  return between(bins, found.first, found.second);
+}
+
+FloatRange error_range(const BinCounts& bins, const GridChoice& choice) {
+  ExpectedError error(bins);
+  if (choice.symmetric) {
+    const std::int64_t high = best_edge(magnitude_edges(fold(bins)), [&](std::int64_t k) {
+      return error(grid_of(around_zero(bins, k), choice));
+    });
+    return around_zero(bins, high);
+  }
+  const Pair found =
+      best_pair(low_edges(bins), high_edges(bins), [&](std::int64_t low, std::int64_t high) {
+        if (low == high) return kNever;
+        return error(grid_of(between(bins, low, high), choice));
+      });
+  return between(bins, found.first, found.second);
+}
+
+FloatRange path_range(const BinCounts& bins, const GridChoice& choice) {
+  ExpectedError error(bins);
+  const auto all = static_cast<double>(total(bins));
+  const auto used = static_cast<std::int64_t>(bins.counts.size());
+  std::vector<double> sums(bins.counts.size());
+  std::partial_sum(bins.counts.begin(), bins.counts.end(), sums.begin());
+  FloatRange best = between(bins, bins.first, bins.first + used);
+  double least = error(grid_of(best, choice));
+  std::int64_t start = 0;
+  std::int64_t end = used - 1;
+  double alpha = 0.0;
+  double beta = 1.0;
+  while (alpha < beta && start < end) {
+    std::int64_t left = start;
+    std::int64_t right = end;
+    while (left < end && sums[static_cast<std::size_t>(left)] < (alpha + kPathStep) * all) ++left;
+    while (right > start && sums[static_cast<std::size_t>(right)] > (beta - kPathStep) * all) {
+      --right;
+    }
+    const bool moves = left > start || right < end;
+    if (left - start > end - right) {
+      start = left;
+      alpha += kPathStep;
+    } else {
+      end = right;
+      beta -= kPathStep;
+    }
+    if (!moves || start > end) continue;
+    const FloatRange range = between(bins, bins.first + start, bins.first + end + 1);
+    const double found = error(grid_of(range, choice));
+    if (found < least) {
+      least = found;
+      best = range;
+    }
+  }
+  return best;
+}
+
+}  // namespace moptcore::inline v0::quant
