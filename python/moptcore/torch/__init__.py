@@ -14,6 +14,7 @@ from moptcore.torch.compression import Compression
 from moptcore.torch.distillation import DistillationLoss, FeatureDistillationLoss
 from moptcore.torch.evaluation import evaluate
 from moptcore.torch.fake_quant import fake_quantize
+from moptcore.torch.learned import lsq
 from moptcore.torch.operators import apply_mask, magnitude_mask, soft_target_loss
 from moptcore.torch.pruner import Pruner, Schedule, Sparsity
 from moptcore.torch.strip import strip
@@ -37,6 +38,7 @@ __all__ = [
     "evaluate",
     "export_onnx",
     "fake_quantize",
+    "lsq",
     "magnitude_mask",
     "prepare_qat",
     "prune",

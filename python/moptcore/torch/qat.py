@@ -35,12 +35,16 @@ from moptcore.torch.capture import (
 )
 from moptcore.torch.codebook import Book
 from moptcore.torch.fake_quant import rounded
+from moptcore.torch.learned import lsq
 
 __all__ = ["ActivationQuantizer", "Folded", "QuantizedLayer", "QuantizedModel", "prepare_qat"]
 
 SCHEMES = ("int8",)
 MODES = ("simulate",)
+SCALES = ("measured", "learned")
 WEIGHT_MAX = 127
+# With a scale that does not follow the weights, two neighbours still have to fit one lane.
+_LEARNED_MAX = 63
 ACTIVATION_MAX = 255
 
 _WHERE = "torch.prepare_qat"
@@ -78,6 +82,7 @@ def prepare_qat(
     include: Pattern | Iterable[Pattern] | None = None,
     exclude: Pattern | Iterable[Pattern] | None = None,
     strict: bool = False,
+    scales: str = "measured",
 ) -> QuantizedModel:
     """A new module that trains with the rounding of the exported int8 model; `model` is untouched.
 
@@ -85,7 +90,9 @@ def prepare_qat(
     training batch replaces what it gave. Parameters and buffers keep their names, weights that
     are zero (pruned) stay zero, and weights that a Clusterer holds keep their codebooks, which
     become as few integers; ranges are measured in train() and frozen in eval(), where BatchNorm is
-    folded as in the file.
+    folded as in the file. With scales="learned" they start as measured and are parameters from
+    then on, under `_quant`, with the gradients of LSQ: give them to the optimizer, best without
+    weight decay.
     `coverage` names every weight and, where it stays float, why. `strict` raises CoverageError
     for a selected weight that stays float; a warning says that all do. Raises UnsupportedError
     for a forward whose control flow depends on data, naming the line.
@@ -99,6 +106,8 @@ def prepare_qat(
         raise UnsupportedError(f"[{_WHERE}] scheme must be one of {SCHEMES}, got {scheme!r}")
     if mode not in MODES:
         raise UnsupportedError(f"[{_WHERE}] mode must be one of {MODES}, got {mode!r}")
+    if scales not in SCALES:
+        raise Error(f"[{_WHERE}] scales must be one of {SCALES}, got {scales!r}")
     inputs = example_inputs(example, _WHERE)
     for name, parameter in model.named_parameters():
         if isinstance(parameter, nn.parameter.UninitializedParameter):
@@ -110,7 +119,7 @@ def prepare_qat(
         parameter.grad = None
     program = capture(root, _WHERE)
     values = observe_values(program, root, inputs, _WHERE)
-    plan = _Plan(program, root, values, wanted, inputs[0].device)
+    plan = _Plan(program, root, values, wanted, inputs[0].device, scales == "learned")
     quantized = QuantizedModel(root, plan.rewrite(), plan.quantizers, plan.coverage(), scheme)
     if strict:
         require(quantized.coverage, _WHERE)
@@ -222,6 +231,50 @@ class ActivationQuantizer(nn.Module):
             super()._load_from_state_dict(state_dict, prefix, *others)
 
 
+class LearnedQuantizer(ActivationQuantizer):
+    """Rounds a tensor to 256 levels of a scale and zero point that are trained.
+
+    They start as the range of the first training batch. Where a ReLU is left to the rounding, the
+    zero point stays 0 and the scale does not reach beyond its upper bound.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        super().__init__(device)
+        del self.scale
+        self.scale = nn.Parameter(torch.ones((), device=device))
+        self.position = nn.Parameter(torch.zeros((), device=device))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.training and not bool(self.batches):
+            self.observe(x)
+        self._bind()
+        position = self.position if self.bounds is None else None
+        return lsq(x, self.scale, position, 0, ACTIVATION_MAX)
+
+    @torch.no_grad()
+    def observe(self, x: torch.Tensor, count: bool = True) -> None:
+        super().observe(x, count)
+        self.position.copy_(self.zero_point)
+
+    @torch.no_grad()
+    def _bind(self) -> None:
+        """Puts what an optimizer made of the grid back within its bounds."""
+        most = math.inf if self.bounds is None else self.bounds[1] / ACTIVATION_MAX
+        self.scale.data.clamp_(min=_TINY, max=most)
+        self.position.data.clamp_(0, ACTIVATION_MAX)
+        if self.bounds is not None:
+            self.position.data.zero_()
+        self.zero_point.copy_(torch.round(self.position))
+
+    def _apply(self, fn: Any, recurse: bool = True) -> LearnedQuantizer:
+        nn.Module._apply(self, fn, recurse)
+        for name in ("low", "high"):
+            self._buffers[name] = getattr(self, name).float()
+        for parameter in (self.scale, self.position):
+            parameter.data = parameter.data.float()
+        return self
+
+
 class Folded(NamedTuple):
     """A layer as deployed: weights are `weight * scale` along axis 0."""
 
@@ -258,6 +311,7 @@ class QuantizedLayer(nn.Module):
         norm: nn.Module | None,
         activation: tuple[float, float] | None,
         source: ActivationQuantizer,
+        learned: bool = False,
     ) -> None:
         super().__init__()
         self.kind = kind
@@ -272,6 +326,20 @@ class QuantizedLayer(nn.Module):
         zeros = torch.zeros(len(self.weight), dtype=torch.int32, device=self.weight.device)
         self.register_buffer("zeros", zeros, persistent=False)
         self.book: Book | None = None
+        self.limit = WEIGHT_MAX
+        self.scale: nn.Parameter | None = None
+        if learned:
+            values = self.weight.detach().float()
+            self.limit = WEIGHT_MAX if self._is_depthwise(values) else _LEARNED_MAX
+            peak = values.flatten(1).abs().amax(1) / self.limit
+            self.scale = nn.Parameter(torch.where(peak < _TINY, 1.0, peak))
+
+    def _apply(self, fn: Any, recurse: bool = True) -> QuantizedLayer:
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        if self.scale is not None:
+            # A model in half precision still needs the whole scale.
+            self.scale.data = self.scale.data.float()
+        return self
 
     @property
     def weight(self) -> torch.Tensor:
@@ -328,6 +396,9 @@ class QuantizedLayer(nn.Module):
         if found is not None:
             # A copy on the weight's device, which may be that of another layer next time.
             self.pruned = found.to(self.weight.device, torch.bool, copy=True)
+        scale = state_dict.get(f"{prefix}scale")
+        if self.scale is not None and scale is not None:
+            self.scale.data.copy_(scale)
         mark = f"{prefix}book."
         state = {key.removeprefix(mark): v for key, v in state_dict.items() if key.startswith(mark)}
         if state:
@@ -357,7 +428,10 @@ class QuantizedLayer(nn.Module):
             weight = self._kept()
             scale = self._scale(weight)
             own = self.pruned is not None
-            weight = rounded(weight, scale, self.zeros, -WEIGHT_MAX, WEIGHT_MAX, 0, own)
+            if self.scale is not None:
+                weight = lsq(weight, scale, None, -self.limit, self.limit, 0)
+            else:
+                weight = rounded(weight, scale, self.zeros, -WEIGHT_MAX, WEIGHT_MAX, 0, own)
             y = self._linear(x, weight, self.bias)
             if self._norm[0] is not None:
                 y = self._norm[0](y)
@@ -389,6 +463,10 @@ class QuantizedLayer(nn.Module):
         CPUs without VNNI (two products of a weight and a uint8), where more would saturate
         silently and the deployed model would differ from the trained one.
         """
+        if self.scale is not None:
+            # Optimizers know no bounds.
+            self.scale.data.clamp_(min=_TINY)
+            return self.scale.amax().expand(self.scale.shape) if self._one_scale else self.scale
         weight = weight.detach().float()
         rows = weight.flatten(1)
         peak = rows.abs().amax(1)
@@ -426,7 +504,7 @@ class QuantizedLayer(nn.Module):
         weight = self.weight
         scale = self._scale(weight)
         shape = (-1, *[1] * (weight.dim() - 1))
-        q = torch.round(weight.float() / scale.reshape(shape)).clamp(-WEIGHT_MAX, WEIGHT_MAX)
+        q = torch.round(weight.float() / scale.reshape(shape)).clamp(-self.limit, self.limit)
         factor, bias = self._factors()
         wide = scale.double()
         sign = None
@@ -604,7 +682,9 @@ class _Plan:
         values: dict[str, torch.Tensor],
         wanted: dict[str, Selection],
         device: torch.device,
+        learned: bool,
     ) -> None:
+        self._learned = learned
         self._values = values
         self._steps = {step.name: step for step in program.steps}
         self._users = program.users
@@ -620,7 +700,8 @@ class _Plan:
             if step.kind in ("conv", "linear"):
                 self._fuse(step)
         self._marked = self._mark()
-        self._ranges = {name: ActivationQuantizer(device) for name in self._marked}
+        kind = LearnedQuantizer if learned else ActivationQuantizer
+        self._ranges = {name: kind(device) for name in self._marked}
         self._sources = {n: self._root(fusion.source) for n, fusion in self._layers.items()}
         self.quantizers: dict[str, nn.Module] = {}
         self._idle: set[str] = set()  # steps that the rounding behind them does
@@ -771,6 +852,7 @@ class _Plan:
             fusion.norm,
             fusion.activation,
             self._ranges[self._sources[name]],
+            self._learned,
         )
         self.quantizers[name] = layer
         return Step(name, "module", (layer,), (Ref(fusion.source),), kind="layer")
