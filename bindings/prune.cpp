@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+#include <moptcore/core/copy.hpp>
 #include <moptcore/prune/prune.hpp>
 
 #include <pybind11/stl.h>
@@ -393,6 +394,147 @@ py::object unpack_mask(const Array& packed, const py::object& shape, const py::o
   return mask.take();
 }
 
+py::tuple sparsegpt(const Array& weights, const Array& hessian, std::optional<double> sparsity,
+                    std::optional<std::int64_t> n, std::optional<std::int64_t> m,
+                    const std::optional<Array>& mask, std::int64_t block_size, double damping,
+                    const py::object& out, bool packed) {
+  constexpr auto where = "prune.sparsegpt";
+  check(n.has_value() == m.has_value(), where, "n and m must be given together");
+  prune::SparseGptOptions options;
+  options.sparsity = sparsity;
+  if (n) options.pattern = {*n, *m};
+  options.mask = view_of(mask);
+  options.block_size = block_size;
+  options.damping = damping;
+  Output result(weights, weights.dtype(), weights.shape(), out, where);
+  Output kept = mask_output(weights, weights.shape(), packed, py::none(), where);
+  {
+    const py::gil_scoped_release release;
+    prune::sparsegpt(weights.view(), hessian.view(), result.view(), kept.view(), options);
+  }
+  return py::make_tuple(result.take(), kept.take());
+}
+
+// A NumPy array with the sums of an InputNorm, or X^T X of an InputHessian.
+py::object sums_of(const prune::InputNorm& self) {
+  Output sums(DType::float64, Shape{self.features()}, py::none(), "prune.InputNorm");
+  std::memcpy(sums.view().data(), self.sums().data(), self.sums().size_bytes());
+  return sums.take();
+}
+
+py::object sums_of(const prune::InputHessian& self) {
+  Output sums(DType::float64, Shape{self.features(), self.features()}, py::none(),
+              "prune.InputHessian");
+  self.hessian(sums.view());
+  auto* values = static_cast<double*>(sums.view().data());
+  for (std::int64_t i = 0; i < sums.view().size(); ++i) values[i] *= 0.5;
+  return sums.take();
+}
+
+prune::InputNorm restored(const prune::InputNorm&, const AnyView& sums, std::int64_t count) {
+  constexpr auto where = "prune.InputNorm.load_state_dict";
+  check<FormatError>(sums.dtype() == DType::float64 && sums.rank() == 1 && sums.is_contiguous(),
+                     where, "sums must be a vector of float64", sums.shape());
+  const auto* values = static_cast<const double*>(sums.data());
+  return prune::InputNorm::restore({values, static_cast<std::size_t>(sums.size())}, count);
+}
+
+prune::InputHessian restored(const prune::InputHessian&, const AnyView& sums, std::int64_t count) {
+  return prune::InputHessian::restore(sums, count);
+}
+
+// What InputNorm and InputHessian share.
+template <class Statistic>
+void describe_statistic(py::class_<Statistic>& type, const char* kind) {
+  const auto state_of = [kind](const Statistic& self) {
+    return py::dict("kind"_a = kind, "sums"_a = sums_of(self), "count"_a = self.count());
+  };
+  const auto load = [kind](Statistic& self, const py::dict& state) {
+    const std::string where = std::string("prune.") + kind + ".load_state_dict";
+    for (const char* key : {"kind", "sums", "count"}) {
+      check<FormatError>(state.contains(key), where, "state must have the keys kind, sums, count",
+                         py::str(py::list(state)).cast<std::string>());
+    }
+    const auto found = py::str(state["kind"]).template cast<std::string>();
+    check<FormatError>(found == kind, where, std::string("state must be of an ") + kind, found);
+    check<FormatError>(PyLong_Check(py::object(state["count"]).ptr()) != 0, where,
+                       "count must be a whole number",
+                       py::repr(state["count"]).template cast<std::string>());
+    const Array sums(state["sums"]);
+    const Statistic loaded =
+        restored(self, sums.view(), state["count"].template cast<std::int64_t>());
+    check<FormatError>(loaded.features() == self.features(), where,
+                       "sums must be those of " + std::to_string(self.features()) + " features",
+                       loaded.features());
+    self = loaded;
+  };
+  type.def(py::init<std::int64_t>(), "features"_a)
+      .def(
+          "update",
+          [](Statistic& self, const Array& inputs, std::int64_t axis) {
+            const py::gil_scoped_release release;
+            self.update(inputs.view(), axis);
+          },
+          "inputs"_a, "axis"_a = -1,
+          "Adds a batch with the features along `axis`. NaN and infinity raise NonFiniteError.")
+      .def("merge", &Statistic::merge, "other"_a, "Adds what another one has seen.")
+      .def_property_readonly("features", &Statistic::features)
+      .def_property_readonly("count", &Statistic::count, "Samples seen.")
+      .def("state_dict", state_of, "All of it, as a dict of a kind, sums and a count.")
+      .def("load_state_dict", load, "state"_a, "Continues from what state_dict() gave.")
+      .def(py::pickle([state_of](const Statistic& self)
+                          -> py::tuple { return py::make_tuple(self.features(), state_of(self)); },
+                      [load](const py::tuple& state) {
+                        Statistic self(state[0].template cast<std::int64_t>());
+                        load(self, state[1].template cast<py::dict>());
+                        return self;
+                      }));
+}
+
+void bind_statistics(py::module_& m) {
+  using prune::InputHessian, prune::InputNorm;
+  auto norm = py::class_<InputNorm>(
+      m, "InputNorm",
+      "The norm of each input feature of a layer, gathered batch by batch in float64: what\n"
+      "wanda_score needs.");
+  describe_statistic(norm, "InputNorm");
+  norm.def(
+      "norm",
+      [](const InputNorm& self, const py::object& out) {
+        Output result(DType::float64, Shape{self.features()}, out, "prune.InputNorm.norm");
+        const std::vector<double> values = self.norm();
+        copy_elements(values, result.view());
+        return result.take();
+      },
+      "out"_a = py::none(), "Euclidean norm of each feature over all samples.");
+  auto hessian = py::class_<InputHessian>(
+      m, "InputHessian",
+      "Sum of x x^T over the inputs of a layer, gathered batch by batch in float64: what\n"
+      "sparsegpt and obs_score need.");
+  describe_statistic(hessian, "InputHessian");
+  hessian.def(
+      "hessian",
+      [](const InputHessian& self, const py::object& out) {
+        Output result(DType::float64, Shape{self.features(), self.features()}, out,
+                      "prune.InputHessian.hessian");
+        {
+          const py::gil_scoped_release release;
+          self.hessian(result.view());
+        }
+        return result.take();
+      },
+      "out"_a = py::none(),
+      "2 X^T X, the Hessian of one output's summed squared error; [features, features].");
+  m.def("sparsegpt", &sparsegpt, "weights"_a, "hessian"_a, py::kw_only(), "sparsity"_a = py::none(),
+        "n"_a = py::none(), "m"_a = py::none(), "mask"_a = py::none(), "block_size"_a = 128,
+        "damping"_a = 0.01, "out"_a = py::none(), "packed"_a = false,
+        "(new weights, mask) of a linear layer [outputs, inputs] such that its output changes\n"
+        "little on inputs X with hessian = c X^T X. Prunes to a sparsity (exactly\n"
+        "round(size * sparsity) zeros; rows may differ), to n of every m inputs, or what a given\n"
+        "mask says, and lets the weights that stay make up for it. `damping` is the share of the\n"
+        "mean diagonal added to the Hessian. Frantar and Alistarh, SparseGPT, ICML 2023.");
+}
+
 // What all schedules share in Python: options as properties and as a plain dict, and with that
 // equality, repr, pickle and copy. `config` lists the options in the order of the constructor.
 template <class Schedule, class Config>
@@ -650,6 +792,7 @@ void bind_prune(py::module_ m) {
   bind_gradual_nm(m);
   bind_regrowth(m);
   bind_scores(m);
+  bind_statistics(m);
   bind_decay<prune::ExponentialDecay>(
       m, "ExponentialDecay",
       "final + (initial - final) * (e^(-5t) - e^-5) / (1 - e^-5), t from 0 to 1.");

@@ -157,3 +157,39 @@ def regrow(mask, weights, grad, fraction):
     grow = sorted(np.flatnonzero(~kept), key=lambda i: (-wanted[i], i))[:count]
     kept[grow] = True
     return kept.reshape(np.shape(mask))
+
+
+def sparsegpt(
+    weights, hessian, sparsity=None, n=None, m=None, mask=None, block_size=128, damping=0
+):
+    """Column by column with the inverse of what is left of the Hessian, taken anew each time."""
+    w = np.asarray(weights).astype(np.float64).copy()
+    h = np.asarray(hessian).astype(np.float64).copy()
+    rows, cols = w.shape
+    dead = np.diag(h) == 0
+    h[np.diag_indices(cols)] += damping * np.diag(h).mean()
+    h[dead, :] = h[:, dead] = 0
+    h[dead, dead] = 1
+    kept = np.ones((rows, cols), bool) if mask is None else np.asarray(mask).copy()
+    left = [np.linalg.inv(h[q:, q:])[0] for q in range(cols)]
+
+    def scores(first, last):
+        result = w[:, first:last] ** 2 / np.array([left[q][0] for q in range(first, last)])
+        result[:, dead[first:last]] = -1
+        return result
+
+    step = block_size if m is None else max(m, block_size // m * m)
+    for first in range(0, cols, step):
+        last = min(cols, first + step)
+        if sparsity is not None:
+            zeros = zero_count(rows * last, sparsity) - zero_count(rows * first, sparsity)
+            ranked = scores(first, last)
+            kept[:, first:last] = keep_highest(ranked.reshape(-1), zeros).reshape(ranked.shape)
+        for q in range(first, last):
+            if m is not None and (q - first) % m == 0 and q + m <= cols:
+                for row, ranked in enumerate(scores(q, q + m)):
+                    kept[row, q : q + m] = keep_highest(ranked, m - n)
+            for row in np.flatnonzero(~kept[:, q]):
+                w[row, q:] -= w[row, q] / left[q][0] * left[q]
+                w[row, q] = 0
+    return w, kept

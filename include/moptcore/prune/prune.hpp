@@ -6,3 +6,5 @@
 #include <moptcore/prune/regrow.hpp>
 #include <moptcore/prune/schedule.hpp>
 #include <moptcore/prune/score.hpp>
+#include <moptcore/prune/sparsegpt.hpp>
+#include <moptcore/prune/statistics.hpp>

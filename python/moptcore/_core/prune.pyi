@@ -15,6 +15,8 @@ __all__: list[str] = [
     "ExponentialDecay",
     "FunctionSchedule",
     "GradualNM",
+    "InputHessian",
+    "InputNorm",
     "LinearDecay",
     "PolynomialDecay",
     "apply_mask",
@@ -36,6 +38,7 @@ __all__: list[str] = [
     "row_mask",
     "snip_score",
     "snip_total",
+    "sparsegpt",
     "sparsity",
     "structured_mask",
     "taylor_score",
@@ -343,6 +346,78 @@ class CosineRegrowth:
     @property
     def initial_fraction(self) -> typing.Any: ...
 
+class InputNorm:
+    """
+    The norm of each input feature of a layer, gathered batch by batch in float64: what
+    wanda_score needs.
+    """
+    def __getstate__(self) -> tuple[typing.Any, ...]: ...
+    def __init__(self, features: int) -> None: ...
+    def __setstate__(self, arg0: tuple[typing.Any, ...]) -> None: ...
+    def load_state_dict(self, state: dict[str, typing.Any]) -> None:
+        """
+        Continues from what state_dict() gave.
+        """
+    def merge(self, other: InputNorm) -> None:
+        """
+        Adds what another one has seen.
+        """
+    def norm(self, out: typing.Any = None) -> typing.Any:
+        """
+        Euclidean norm of each feature over all samples.
+        """
+    def state_dict(self) -> dict[str, typing.Any]:
+        """
+        All of it, as a dict of a kind, sums and a count.
+        """
+    def update(self, inputs: ArrayLike, axis: int = -1) -> None:
+        """
+        Adds a batch with the features along `axis`. NaN and infinity raise NonFiniteError.
+        """
+    @property
+    def count(self) -> int:
+        """
+        Samples seen.
+        """
+    @property
+    def features(self) -> int: ...
+
+class InputHessian:
+    """
+    Sum of x x^T over the inputs of a layer, gathered batch by batch in float64: what
+    sparsegpt and obs_score need.
+    """
+    def __getstate__(self) -> tuple[typing.Any, ...]: ...
+    def __init__(self, features: int) -> None: ...
+    def __setstate__(self, arg0: tuple[typing.Any, ...]) -> None: ...
+    def hessian(self, out: typing.Any = None) -> typing.Any:
+        """
+        2 X^T X, the Hessian of one output's summed squared error; [features, features].
+        """
+    def load_state_dict(self, state: dict[str, typing.Any]) -> None:
+        """
+        Continues from what state_dict() gave.
+        """
+    def merge(self, other: InputHessian) -> None:
+        """
+        Adds what another one has seen.
+        """
+    def state_dict(self) -> dict[str, typing.Any]:
+        """
+        All of it, as a dict of a kind, sums and a count.
+        """
+    def update(self, inputs: ArrayLike, axis: int = -1) -> None:
+        """
+        Adds a batch with the features along `axis`. NaN and infinity raise NonFiniteError.
+        """
+    @property
+    def count(self) -> int:
+        """
+        Samples seen.
+        """
+    @property
+    def features(self) -> int: ...
+
 class ExponentialDecay:
     """
     final + (initial - final) * (e^(-5t) - e^-5) / (1 - e^-5), t from 0 to 1.
@@ -571,6 +646,27 @@ def snip_score(
 def snip_total(weights: ArrayLike, grad: ArrayLike) -> float:
     """
     Sum of |w g|, NaN left out. Add those of all layers for the total of a network.
+    """
+
+def sparsegpt(
+    weights: ArrayLike,
+    hessian: ArrayLike,
+    *,
+    sparsity: float | None = None,
+    n: int | None = None,
+    m: int | None = None,
+    mask: ArrayLike | None = None,
+    block_size: int = 128,
+    damping: float = 0.01,
+    out: typing.Any = None,
+    packed: bool = False,
+) -> tuple[typing.Any, ...]:
+    """
+    (new weights, mask) of a linear layer [outputs, inputs] such that its output changes
+    little on inputs X with hessian = c X^T X. Prunes to a sparsity (exactly
+    round(size * sparsity) zeros; rows may differ), to n of every m inputs, or what a given
+    mask says, and lets the weights that stay make up for it. `damping` is the share of the
+    mean diagonal added to the Hessian. Frantar and Alistarh, SparseGPT, ICML 2023.
     """
 
 def sparsity(array: ArrayLike) -> float:
