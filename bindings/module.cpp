@@ -13,4 +13,5 @@ PYBIND11_MODULE(_core, m) {
   moptcore::bindings::bind_quant(quant);
   moptcore::bindings::bind_quant_learned(quant);
   moptcore::bindings::bind_distill(m.def_submodule("distill"));
+  moptcore::bindings::bind_pack(m.def_submodule("pack"));
 }

@@ -12,5 +12,6 @@ void bind_prune(pybind11::module_ m);
 void bind_quant(pybind11::module_ m);
 void bind_quant_learned(pybind11::module_ m);
 void bind_distill(pybind11::module_ m);
+void bind_pack(pybind11::module_ m);
 
 }  // namespace moptcore::bindings

@@ -48,6 +48,29 @@ function(moptcore_need_highway)
   set(hwy_FETCHED ${hwy_FETCHED} PARENT_SCOPE)
 endfunction()
 
+# Sets moptcore_zstd to the static library where there is one, so that a wheel needs nothing that a
+# machine may lack.
+function(moptcore_need_zstd)
+  moptcore_dependency(zstd zstd::libzstd_static https://github.com/facebook/zstd
+    f8745da6ff1ad1e7bab384bd1f9d742439278e99 libzstd-dev
+    OPTIONS ZSTD_BUILD_PROGRAMS=OFF ZSTD_BUILD_SHARED=OFF ZSTD_BUILD_TESTS=OFF
+      ZSTD_LEGACY_SUPPORT=OFF
+    SOURCE_SUBDIR build/cmake)
+  if(zstd_FETCHED)
+    add_library(zstd::libzstd_static ALIAS libzstd_static)
+    if(MOPTCORE_INSTALL)
+      install(TARGETS libzstd_static EXPORT moptcore-targets
+        ARCHIVE DESTINATION ${CMAKE_INSTALL_LIBDIR} COMPONENT moptcore)
+    endif()
+  endif()
+  set(zstd_FETCHED ${zstd_FETCHED} PARENT_SCOPE)
+  if(TARGET zstd::libzstd_static)
+    set(moptcore_zstd zstd::libzstd_static PARENT_SCOPE)
+  else()
+    set(moptcore_zstd zstd::libzstd_shared PARENT_SCOPE)
+  endif()
+endfunction()
+
 function(moptcore_need_catch)
   moptcore_dependency(Catch2 Catch2::Catch2 https://github.com/catchorg/Catch2
     182c910b4b63ff587a3440e08f84f70497e49a81 catch2)

@@ -5,5 +5,6 @@
 #include <moptcore/cluster/cluster.hpp>
 #include <moptcore/core/core.hpp>
 #include <moptcore/distill/distill.hpp>
+#include <moptcore/pack/pack.hpp>
 #include <moptcore/prune/prune.hpp>
 #include <moptcore/quant/quant.hpp>

@@ -23,12 +23,12 @@ from moptcore._core import (
 )
 
 if TYPE_CHECKING:
-    from moptcore import cluster, distill, prune, quant
+    from moptcore import cluster, distill, pack, prune, quant
     from moptcore.evaluation import evaluate
     from moptcore.reporting import report
 
 _ROOMS = frozenset(
-    {"cluster", "core", "distill", "evaluation", "prune", "quant", "reporting", "torch"}
+    {"cluster", "core", "distill", "evaluation", "pack", "prune", "quant", "reporting", "torch"}
 )
 _FUNCTIONS = {"evaluate": "evaluation", "report": "reporting"}
 
@@ -44,6 +44,7 @@ __all__ = [
     "distill",
     "evaluate",
     "get_num_threads",
+    "pack",
     "prune",
     "quant",
     "report",

@@ -57,7 +57,7 @@ def test_a_name_that_does_not_exist_is_an_attribute_error() -> None:
 
 def test_importing_the_words_imports_no_framework() -> None:
     program = (
-        "import sys, moptcore, moptcore.prune, moptcore.quant, moptcore.distill;"
+        "import sys, moptcore, moptcore.prune, moptcore.quant, moptcore.distill, moptcore.pack;"
         "print(sorted({n.split('.')[0] for n in sys.modules} & "
         "{'torch', 'tensorflow', 'keras', 'jax', 'onnx', 'onnxruntime', 'typer', 'rich',"
         " 'matplotlib', 'plotly', 'jinja2', 'scipy', 'pandas'}))"

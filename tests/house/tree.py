@@ -8,7 +8,7 @@ from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-WORDS = {"cluster", "core", "prune", "quant", "distill"}
+WORDS = {"cluster", "core", "prune", "quant", "distill", "pack"}
 TECHNIQUES = WORDS - {"core"}
 # Words of targets and modules of their own, above the others.
 UPPER = {"runtime"}

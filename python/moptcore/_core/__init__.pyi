@@ -20,6 +20,7 @@ from . import cluster
 from . import prune
 from . import quant
 from . import distill
+from . import pack
 
 __all__: list[str] = [
     "CoverageError",
@@ -35,6 +36,7 @@ __all__: list[str] = [
     "describe",
     "distill",
     "get_num_threads",
+    "pack",
     "pool_statistics",
     "prune",
     "quant",
