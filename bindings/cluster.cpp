@@ -251,8 +251,8 @@ void bind_cluster(py::module_ m) {
         "r the range, m the most values in a bin. 'linear', 'density', 'random' and 'kmeans++'\n"
         "start Lloyd's iteration of at most max_iterations. preserve_zeros keeps one centroid\n"
         "for exact zeros only where there are any. compat='tfmot' gives the centroids of TFMOT\n"
-        "0.8 in its order, without iteration ('linear', 'density', and 'random' as after\n"
-        "tf.random.set_seed(seed)).\n\n"
+        "0.8 in its order, without iteration ('linear', 'density', 'random' as after\n"
+        "tf.random.set_seed(seed), and 'kmeans++', which TFMOT always seeds with 9).\n\n"
         "Raises NonFiniteError for NaN and infinity, Error for k outside [1, 65536].");
   m.def("init_centroids", &init_centroids, "weights"_a, "k"_a, "method"_a, "axis"_a = py::none(),
         "group_size"_a = py::none(), "preserve_zeros"_a = false, "seed"_a = 0, py::kw_only(),

@@ -177,8 +177,8 @@ void check_arguments(const AnyView& weights, const Task& task) {
   if (options.compat != Compat::tfmot) return;
   check<DTypeError>(weights.dtype() == DType::float32, task.where,
                     "weights must be float32 with compat tfmot", name(weights.dtype()));
-  check<UnsupportedError>(options.init != Init::optimal && options.init != Init::kmeans_plus_plus,
-                          task.where, "init must be linear, density or random with compat tfmot");
+  check<UnsupportedError>(options.init != Init::optimal, task.where,
+                          "init must be linear, density, random or kmeans++ with compat tfmot");
 }
 
 Centroids fit_tfmot(const AnyView& weights, const Groups& groups, const Task& task) {

@@ -5,7 +5,9 @@
 #include <bit>
 #include <cmath>
 #include <limits>
-#include <numeric>
+#include <type_traits>
+
+#include "kernels/rank.hpp"
 
 namespace moptcore::inline v0::cluster {
 namespace {
@@ -80,6 +82,19 @@ std::int64_t Nearest<T>::rank(T value) const noexcept {
   return at - thresholds_.data();
 }
 
+template <class T>
+template <class Index>
+void Nearest<T>::rank(const T* src, std::int64_t n, Index* dst) const noexcept {
+  if constexpr (std::is_same_v<T, float> && std::is_same_v<Index, std::uint8_t>) {
+    const auto borders = static_cast<std::int64_t>(centroids_.size()) - 1;
+    if (borders <= kernels::kMaxRanks) {
+      kernels::rank_f32(src, n, thresholds_.data(), borders, dst);
+      return;
+    }
+  }
+  for (std::int64_t i = 0; i < n; ++i) dst[i] = static_cast<Index>(rank(src[i]));
+}
+
 // Rounded distances may be equal where exact ones are not, so that a neighbour with a lower index
 // wins; they grow with the exact ones, so that neighbours are enough.
 template <class T>
@@ -102,7 +117,7 @@ std::int64_t Nearest<T>::tfmot_index(T value, std::int64_t near) const noexcept 
 template <class T>
 template <class Index>
 bool Nearest<T>::find(const T* src, std::int64_t n, Index* dst) const noexcept {
-  for (std::int64_t i = 0; i < n; ++i) dst[i] = static_cast<Index>(rank(src[i]));
+  rank(src, n, dst);
   if (compat_ == Compat::tfmot) {
     for (std::int64_t i = 0; i < n; ++i) {
       dst[i] = static_cast<Index>(tfmot_index(src[i], dst[i]));

@@ -24,6 +24,8 @@ class Nearest {
   [[nodiscard]] bool find(const T* src, std::int64_t n, Index* dst) const noexcept;
 
  private:
+  template <class Index>
+  void rank(const T* src, std::int64_t n, Index* dst) const noexcept;
   [[nodiscard]] std::int64_t rank(T value) const noexcept;
   [[nodiscard]] std::int64_t tfmot_index(T value, std::int64_t near) const noexcept;
 

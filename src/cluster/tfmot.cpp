@@ -6,6 +6,9 @@
 #include <bit>
 #include <cmath>
 #include <limits>
+#include <numeric>
+#include <string>
+#include <utility>
 
 #include <moptcore/core/random.hpp>
 
@@ -64,11 +67,91 @@ std::vector<float> density(const std::vector<float>& sorted, std::int64_t k, boo
   return centroids;
 }
 
+// Words of TensorFlow's generator, one after the other.
+class Words {
+ public:
+  explicit Words(std::uint64_t seed) : philox_(seed) {}
+
+  std::uint32_t next() noexcept { return philox_.word(next_++); }
+
+  float unit() noexcept { return std::bit_cast<float>((next() & 0x7fffffu) | 0x3f800000u) - 1.0f; }
+
+  // A whole number below n; for powers of two the low bits, else no remainder is favoured.
+  std::int64_t below(std::int64_t n) noexcept {
+    const auto limit = static_cast<std::uint64_t>(n);
+    const auto draw = [this] {
+      const std::uint64_t low = next();
+      return low | std::uint64_t{next()} << 32;
+    };
+    if (std::has_single_bit(limit)) return static_cast<std::int64_t>(draw() & (limit - 1));
+    const std::uint64_t refused = std::numeric_limits<std::uint64_t>::max() % limit + 1;
+    std::uint64_t number = draw();
+    while (number < refused) number = draw();
+    return static_cast<std::int64_t>(number % limit);
+  }
+
+ private:
+  Philox philox_;
+  std::uint64_t next_ = 0;
+};
+
+// Seeding of k-means++ with 3 + ln k trials for each centroid, in the order of the weights.
+std::vector<float> plus_plus(const std::vector<float>& x, std::int64_t k) {
+  constexpr std::uint64_t kSeed = 9;
+  const auto n = static_cast<std::int64_t>(x.size());
+  check(k <= n, "cluster.kmeans", "k must be at most the weights (" + std::to_string(n) + ')', k);
+  Words words(kSeed);
+  const auto trials = 3 + static_cast<std::int64_t>(std::log(static_cast<double>(k)));
+  std::vector<float> half_square(n);
+  for (std::int64_t i = 0; i < n; ++i) half_square[i] = 0.5f * (x[i] * x[i]);
+  std::vector<float> distance(n, std::numeric_limits<float>::infinity());
+  std::vector<float> cumulative(n);
+  std::vector<float> after(n);
+  std::vector<float> best_after(n);
+  std::vector<bool> taken(n, false);
+  const auto draw = [&](bool first) {
+    if (first) return words.below(n);
+    std::int64_t at = 0;
+    do {
+      const float total = cumulative.back();
+      at = total > 0.0f
+               ? std::ranges::upper_bound(cumulative, words.unit() * total) - cumulative.begin()
+               : words.below(n);
+      at = std::min(at, n - 1);
+    } while (taken[at]);
+    return at;
+  };
+  std::vector<float> centroids;
+  while (static_cast<std::int64_t>(centroids.size()) < k) {
+    const bool first = centroids.empty();
+    if (!first) std::partial_sum(distance.begin(), distance.end(), cumulative.begin());
+    double least = std::numeric_limits<double>::infinity();
+    std::int64_t best = 0;
+    for (std::int64_t trial = 0; trial < trials; ++trial) {
+      const std::int64_t at = draw(first);
+      double error = 0.0;
+      for (std::int64_t i = 0; i < n; ++i) {
+        after[i] = std::min(distance[i], (half_square[i] - x[i] * x[at]) + half_square[at]);
+        error += after[i];
+      }
+      if (error >= least) continue;
+      least = error;
+      best = at;
+      best_after.swap(after);
+    }
+    distance.swap(best_after);
+    taken[best] = true;
+    centroids.push_back(x[best]);
+  }
+  return centroids;
+}
+
 std::vector<float> interval(std::vector<float> weights, std::int64_t k,
                             const KMeansOptions& options, OperationSeeds& seeds) {
   // TensorFlow draws the seed of an operation also where it makes no number.
   if (k <= 0 && options.init == Init::random) static_cast<void>(seeds.next());
   if (k <= 0) return {};
+  if (options.init == Init::kmeans_plus_plus) return plus_plus(weights, k);
   std::ranges::sort(weights);
   switch (options.init) {
     case Init::linear: return linspace(weights.front(), weights.back(), k);

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+from pathlib import Path
 
 import kmeans1d
 import moptcore as mc
@@ -368,3 +369,71 @@ def test_bad_arguments_are_named() -> None:
         cluster.lookup(np.zeros(3), np.zeros(2))
     with pytest.raises(IndexError, match="axis must be in"):
         cluster.kmeans(weights, 2, axis=2)
+
+
+GOLDEN = np.load(Path(__file__).parents[1] / "golden" / "cluster_tfmot.npz")
+CASES = sorted(key.split("/", 1)[1] for key in GOLDEN.files if key.startswith("centroids/"))
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_compat_tfmot_gives_its_bits(case: str) -> None:
+    """k-means++ too: TFMOT always seeds it with 9, so that it is no more random than the rest."""
+    name, init, k, preserve = case.split("/")
+    book = cluster.kmeans(
+        GOLDEN[f"weights/{name}"],
+        int(k),
+        init=init,
+        axis=-1 if name == "kernel" else None,
+        preserve_zeros=preserve == "1",
+        seed=17,
+        compat="tfmot",
+    )
+    np.testing.assert_array_equal(book.centroids, GOLDEN[f"centroids/{case}"])
+    np.testing.assert_array_equal(book.indices, GOLDEN[f"indices/{case}"])
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if case.endswith("/0")])
+def test_no_start_of_tfmot_costs_less_than_the_optimum(case: str) -> None:
+    name, _, k, _ = case.split("/")
+    weights = GOLDEN[f"weights/{name}"]
+    axis = -1 if name == "kernel" else None
+    theirs = cluster.lookup(GOLDEN[f"indices/{case}"], GOLDEN[f"centroids/{case}"], axis=axis)
+    ours = cluster.kmeans(weights, int(k), axis=axis)
+    assert error(weights, ours) <= reference.squared_error(weights, theirs)
+
+
+@pytest.mark.parametrize(("reduction", "peer"), [("sum", "SUM"), ("mean", "AVG")])
+def test_the_gradient_of_the_centroids_is_what_tfmot_sums(reduction: str, peer: str) -> None:
+    upstream = GOLDEN["gradient/upstream"]
+    indices = GOLDEN["indices/dense/linear/8/0"]
+    found = cluster.centroid_gradient(upstream, indices, 8, reduction=reduction)
+    # A thousand numbers of about 1, added in float32 there.
+    np.testing.assert_allclose(found, GOLDEN[f"gradient/{peer}"], rtol=0, atol=1000 * 2.0**-23)
+
+
+def test_small_weights_become_zero_in_tfmot_and_stay_nonzero_here() -> None:
+    weights = GOLDEN["weights/sparse"].copy()
+    weights.reshape(-1)[0] = 1e-4
+    theirs = cluster.kmeans(weights, 3, init="kmeans++", preserve_zeros=True, compat="tfmot")
+    ours = cluster.kmeans(weights, 3, preserve_zeros=True)
+    assert theirs.lookup().reshape(-1)[0] == 0
+    assert ours.lookup().reshape(-1)[0] != 0
+    for book in [theirs, ours]:
+        assert (book.lookup()[weights == 0] == 0).all()
+
+
+def test_distances_that_float32_rounds_to_one_are_told_apart_here() -> None:
+    weights = np.array([2.0**30], np.float32)
+    centroids = np.array([0.0, 1.0], np.float32)
+    assert cluster.assign(weights, centroids, compat="tfmot")[0] == 0
+    assert np.abs(weights[:, None] - centroids).argmin(-1)[0] == 0
+    assert cluster.assign(weights, centroids)[0] == 1
+
+
+def test_compat_tfmot_takes_what_tfmot_takes() -> None:
+    with pytest.raises(mc.DTypeError, match="must be float32 with compat tfmot"):
+        cluster.kmeans(np.zeros(3), 2, init="linear", compat="tfmot")
+    with pytest.raises(mc.UnsupportedError, match="init must be linear, density"):
+        cluster.kmeans(np.zeros(3, np.float32), 2, compat="tfmot")
+    with pytest.raises(mc.Error, match=r"k must be at most the weights \(3\), got 4"):
+        cluster.kmeans(np.zeros(3, np.float32), 4, init="kmeans++", compat="tfmot")

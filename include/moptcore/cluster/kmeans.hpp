@@ -38,6 +38,8 @@ struct KMeansOptions {
   /// bin, r the range of the values, m the most values in one bin. float16 and bfloat16 are always
   /// exact.
   std::optional<bool> exact;
+  /// `tfmot`: its centroids in its order and without Lloyd, float32 only. `random` as after
+  /// tf.random.set_seed(seed); `kmeans_plus_plus` ignores the seed, which is always 9 there.
   Compat compat = Compat::none;
 };
 

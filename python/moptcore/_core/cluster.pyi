@@ -143,8 +143,8 @@ def kmeans(
     r the range, m the most values in a bin. 'linear', 'density', 'random' and 'kmeans++'
     start Lloyd's iteration of at most max_iterations. preserve_zeros keeps one centroid
     for exact zeros only where there are any. compat='tfmot' gives the centroids of TFMOT
-    0.8 in its order, without iteration ('linear', 'density', and 'random' as after
-    tf.random.set_seed(seed)).
+    0.8 in its order, without iteration ('linear', 'density', 'random' as after
+    tf.random.set_seed(seed), and 'kmeans++', which TFMOT always seeds with 9).
 
     Raises NonFiniteError for NaN and infinity, Error for k outside [1, 65536].
     """
