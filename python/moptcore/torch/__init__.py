@@ -12,43 +12,60 @@ from typing import TYPE_CHECKING, Any
 from moptcore.torch.clustering import Clusterer, Codebook, cluster, weight_share
 from moptcore.torch.compression import Compression
 from moptcore.torch.distillation import DistillationLoss, FeatureDistillationLoss
-from moptcore.torch.evaluation import evaluate
+from moptcore.torch.evaluation import Comparison, Sparsity, compare, evaluate, sparsity
 from moptcore.torch.fake_quant import fake_quantize
+from moptcore.torch.inference import Optimized, optimize_for_gpu, predict
 from moptcore.torch.learned import lsq
+from moptcore.torch.memory import CheckpointedSequential, MemoryUsage, data_loader, memory_usage
 from moptcore.torch.operators import apply_mask, magnitude_mask, soft_target_loss
-from moptcore.torch.pruner import Pruner, Schedule, Sparsity
+from moptcore.torch.pruner import Pruner, Schedule
 from moptcore.torch.strip import strip
+from moptcore.torch.training import distill, train
 
 if TYPE_CHECKING:
     from moptcore.torch import prune
+    from moptcore.torch.calibration import quantize_static
     from moptcore.torch.export import export_onnx
     from moptcore.torch.qat import prepare_qat
 
 __all__ = [
+    "CheckpointedSequential",
     "Clusterer",
     "Codebook",
+    "Comparison",
     "Compression",
     "DistillationLoss",
     "FeatureDistillationLoss",
+    "MemoryUsage",
+    "Optimized",
     "Pruner",
     "Schedule",
     "Sparsity",
     "apply_mask",
     "cluster",
+    "compare",
+    "data_loader",
+    "distill",
     "evaluate",
     "export_onnx",
     "fake_quantize",
     "lsq",
     "magnitude_mask",
+    "memory_usage",
+    "optimize_for_gpu",
+    "predict",
     "prepare_qat",
     "prune",
+    "quantize_static",
     "soft_target_loss",
+    "sparsity",
     "strip",
+    "train",
     "weight_share",
 ]
 
 # Loaded on first use: the exporter pulls in onnx.
-_LAZY = {"export_onnx": "export", "prepare_qat": "qat"}
+_LAZY = {"export_onnx": "export", "prepare_qat": "qat", "quantize_static": "calibration"}
 
 
 def __getattr__(name: str) -> Any:

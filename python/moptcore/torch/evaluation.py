@@ -5,16 +5,19 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from moptcore import DTypeError, Error
+from moptcore.core import Pattern, select
 from moptcore.evaluation import Evaluation, file_sizes, measure_latency
+from moptcore.torch.arguments import dimensions, unwrapped
 
-__all__ = ["evaluate"]
+__all__ = ["Comparison", "Sparsity", "compare", "evaluate", "sparsity"]
 
 Data = tuple[Any, Any] | Iterable[Any]
 
@@ -75,6 +78,128 @@ def evaluate(
         gzip_bytes=sizes.gzip,
         latency=times,
     )
+
+
+@dataclass(frozen=True)
+class Sparsity:
+    """The share of zeros in the selected parameters, together and one by one."""
+
+    total: float
+    layers: dict[str, float]
+
+
+def sparsity(
+    model: torch.nn.Module,
+    include: Pattern | Iterable[Pattern] | None = None,
+    exclude: Pattern | Iterable[Pattern] | None = None,
+) -> Sparsity:
+    """The zeros that the parameters of two or more dimensions hold, however they came there.
+
+    include, exclude: globs on module path or parameter name, types, callables (path, module).
+    Tied parameters count once. Raises Error for a pattern that matches nothing.
+    """
+    where = "torch.sparsity"
+    if not isinstance(model, torch.nn.Module):
+        raise DTypeError(f"[{where}] model must be a Module, got {type(model).__name__}")
+    model = unwrapped(model)
+    modules = dict(model.named_modules())
+    weights = {
+        name: parameter
+        for name, parameter in model.named_parameters()
+        if not isinstance(parameter, torch.nn.parameter.UninitializedParameter)
+        and parameter.dim() >= 2
+    }
+    candidates = [(path := name.rpartition(".")[0], name, modules[path]) for name in weights]
+    others = dimensions(model, "counted")
+    found = select(candidates, include, exclude, where, modules=modules, others=others)
+    sizes, zeros = {}, {}
+    for selection in found:
+        if not selection.reason:
+            weight = weights[selection.parameter]
+            sizes[selection.parameter] = weight.numel()
+            zeros[selection.parameter] = weight.numel() - int(torch.count_nonzero(weight))
+    layers = {name: zeros[name] / max(size, 1) for name, size in sizes.items()}
+    return Sparsity(sum(zeros.values()) / max(sum(sizes.values()), 1), layers)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Models measured on the same data; ratios are against the first of them."""
+
+    models: dict[str, Evaluation]
+
+    @property
+    def accuracy_drop(self) -> dict[str, float]:
+        """Accuracy of the first model minus each model's, in shares of 1."""
+        first = next(iter(self.models.values())).accuracy
+        return {name: first - each.accuracy for name, each in self.models.items()}
+
+    @property
+    def speedup(self) -> dict[str, float]:
+        """p50 latency of the first model over each model's."""
+        times = {name: each.latency.p50 for name, each in self.models.items() if each.latency}
+        return {name: next(iter(times.values())) / each for name, each in times.items()}
+
+    @property
+    def compression(self) -> dict[str, float]:
+        """Bytes of the first model's file over those of each model's."""
+        sizes = {name: each.size_bytes for name, each in self.models.items() if each.size_bytes}
+        return {name: next(iter(sizes.values())) / each for name, each in sizes.items()}
+
+    def __str__(self) -> str:
+        lines = [f"{'model':<24}{'accuracy':>9}{'file':>12}{'smaller':>9}{'p50':>11}{'faster':>8}"]
+        compression, speedup = self.compression, self.speedup
+        for name, each in self.models.items():
+            times = "" if each.latency is None else f"{each.latency.p50:.3f} ms"
+            lines.append(
+                f"{name:<24}{100 * each.accuracy:>8.2f}%{each.size_bytes or 0:>10} B"
+                f"{compression.get(name, float('nan')):>8.2f}x{times:>11}"
+                f"{speedup.get(name, float('nan')):>7.2f}x"
+            )
+        return "\n".join(lines)
+
+
+def compare(
+    models: Mapping[str, torch.nn.Module],
+    data: Data,
+    *,
+    batch_size: int = 256,
+    axis: int = -1,
+    latency_batch: int = 1,
+    warmup: int = 10,
+    repeats: int = 100,
+) -> Comparison:
+    """`evaluate` of several models on the same data, their latencies measured interleaved.
+
+    models: by name, the one to compare with first. data: as in `evaluate`; an iterable must give
+    its batches anew for every model. Sizes are those of the files that `torch.save` writes.
+    """
+    where = "torch.compare"
+    if not isinstance(models, Mapping) or not models:
+        raise DTypeError(f"[{where}] models must be a mapping of names to Modules, got {models!r}")
+    if isinstance(data, Iterator):
+        raise DTypeError(
+            f"[{where}] data must give its batches anew for every model, got {type(data).__name__}"
+        )
+    found = {
+        name: evaluate(model, data, batch_size=batch_size, axis=axis, latency=False)
+        for name, model in models.items()
+    }
+    x, _ = next(_batches(data, batch_size))
+    few = x[:latency_batch]
+    few = few.expand(latency_batch, *few.shape[1:]).contiguous()
+    modes = [(each, each.training) for model in models.values() for each in model.modules()]
+    calls = {}
+    for name, model in models.items():
+        model.eval()
+        first = next(model.parameters(), few)
+        calls[name] = _timed(model, few.to(first.device))
+    try:
+        times = measure_latency(calls, warmup=warmup, repeats=repeats)
+    finally:
+        for module, training in modes:
+            module.training = training
+    return Comparison({name: replace(each, latency=times[name]) for name, each in found.items()})
 
 
 def _score(

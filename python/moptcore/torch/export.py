@@ -7,7 +7,7 @@ import itertools
 import math
 import os
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +48,7 @@ def export_onnx(
     input_names: Sequence[str] | None = None,
     output_names: Sequence[str] | None = None,
     dynamic_batch: bool = True,
+    dynamic_axes: Mapping[str, Mapping[int, str]] | None = None,
 ) -> Path:
     """Writes what `model` computes in eval() as ONNX, and returns the path.
 
@@ -55,6 +56,8 @@ def export_onnx(
     int32 biases, activations in uint8. Any other becomes a float graph; operations unknown here
     go through torch.onnx, which needs opset 18. Axis 0 of every input is the batch, free with
     `dynamic_batch`. Inputs are named as the arguments of forward, outputs "output".
+    `dynamic_axes` names free axes as torch.onnx.export does, {"input": {0: "batch_size"}}; only
+    axis 0 can be free, and the outputs' axes that follow from it.
 
     The file appears whole or not at all. Raises UnsupportedError naming all operations that have
     no ONNX form.
@@ -83,6 +86,8 @@ def export_onnx(
             proto = _Writer(model, program, inputs, opset, dynamic_batch, names).model()
         except UnsupportedError as error:
             proto = _through_torch(model, inputs, opset, dynamic_batch, names, error)
+    if dynamic_axes is not None:
+        _name_axes(proto, dynamic_axes)
     if proto.ByteSize() > _MAX_BYTES:
         raise UnsupportedError(
             f"[{_WHERE}] model must be at most 2 GiB as one file, got {proto.ByteSize()} bytes"
@@ -95,6 +100,38 @@ def export_onnx(
     finally:
         partial.unlink(missing_ok=True)
     return target
+
+
+def _name_axes(proto: onnx.ModelProto, axes: Mapping[str, Mapping[int, str]]) -> None:
+    """Gives the free axes of inputs and outputs the names that the caller wants."""
+    infos = {info.name: info for info in [*proto.graph.input, *proto.graph.output]}
+    for name, labels in axes.items():
+        if name not in infos:
+            raise Error(
+                f"[{_WHERE}] dynamic_axes must name inputs and outputs ({', '.join(infos)}), "
+                f"got {name!r}"
+            )
+        dims = infos[name].type.tensor_type.shape.dim
+        for axis, label in labels.items():
+            if not isinstance(axis, int) or not isinstance(label, str) or not label:
+                raise DTypeError(
+                    f"[{_WHERE}] dynamic_axes must map axes to names, got {axis!r}: {label!r}"
+                )
+            if not -len(dims) <= axis < len(dims):
+                raise Error(
+                    f"[{_WHERE}] dynamic_axes of {name!r} must be in [{-len(dims)}, {len(dims)}), "
+                    f"got {axis}"
+                )
+            if not dims[axis].dim_param:
+                raise UnsupportedError(
+                    f"[{_WHERE}] dynamic_axes can free axis 0 only (with dynamic_batch=True), got "
+                    f"axis {axis} of {name!r}, which has {dims[axis].dim_value}"
+                )
+            old = dims[axis].dim_param
+            for info in infos.values():
+                for dim in info.type.tensor_type.shape.dim:
+                    if dim.dim_param == old:
+                        dim.dim_param = label
 
 
 def _through_torch(

@@ -16,8 +16,9 @@ from moptcore import DTypeError, Error, FormatError, NonFiniteError
 from moptcore.core import Coverage, Pattern, fingerprint_of, require, seal, unseal
 from moptcore.torch import masking, selection, together
 from moptcore.torch.arguments import unwrapped
+from moptcore.torch.evaluation import Sparsity
 
-__all__ = ["Pruner", "Schedule", "Sparsity"]
+__all__ = ["Pruner", "Schedule"]
 
 Structure = None | str | tuple[int, int] | Mapping[str, tuple[int, int]]
 
@@ -30,14 +31,6 @@ class Schedule(Protocol):
 
     def sparsity(self, step: int) -> float: ...
     def should_prune(self, step: int) -> bool: ...
-
-
-@dataclass(frozen=True)
-class Sparsity:
-    """The share of zeros in the selected parameters, together and one by one."""
-
-    total: float
-    layers: dict[str, float]
 
 
 @dataclass

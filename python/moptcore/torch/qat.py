@@ -12,7 +12,7 @@ from __future__ import annotations
 import copy
 import math
 import warnings
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import torch
@@ -148,7 +148,7 @@ class ActivationQuantizer(nn.Module):
 
     With `bounds` it stands for a ReLU too: the range is cut at them, and rounding saturates
     there, as in the deployed model. With `in_place` it overwrites its input, which the caller
-    then has no other use for.
+    then has no other use for. While `passing` nothing is measured or rounded.
     """
 
     low: torch.Tensor
@@ -161,6 +161,7 @@ class ActivationQuantizer(nn.Module):
         super().__init__()
         self.bounds: tuple[float, float] | None = None
         self.in_place = False
+        self.passing = False
         self.register_buffer("low", torch.zeros((), device=device))
         self.register_buffer("high", torch.zeros((), device=device))
         self.register_buffer("batches", torch.zeros((), dtype=torch.int64, device=device))
@@ -168,9 +169,20 @@ class ActivationQuantizer(nn.Module):
         self.register_buffer("zero_point", torch.zeros((), dtype=torch.int32, device=device))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.passing:
+            return x if self.bounds is None else x.clamp(*self.bounds)
         if self.training:
             self.observe(x)
         return rounded(x, self.scale, self.zero_point, 0, ACTIVATION_MAX, in_place=self.in_place)
+
+    @torch.no_grad()
+    def fix(self, scale: float, zero_point: int) -> None:
+        """Sets the grid; training would move it from there on as after one batch."""
+        self.low.fill_(-zero_point * scale)
+        self.high.fill_((ACTIVATION_MAX - zero_point) * scale)
+        self.scale.fill_(scale)
+        self.zero_point.fill_(zero_point)
+        self.batches.fill_(1)
 
     @torch.no_grad()
     def observe(self, x: torch.Tensor, count: bool = True) -> None:
@@ -623,16 +635,24 @@ class QuantizedModel(nn.Module):
 
     def _size_ranges(self, inputs: tuple[torch.Tensor, ...]) -> None:
         """First ranges, so that evaluation before any training makes sense."""
+        self.measure(inputs, lambda quantizer, value: quantizer.observe(value, count=False))
+
+    def measure(
+        self,
+        inputs: tuple[torch.Tensor, ...],
+        update: Callable[[ActivationQuantizer, torch.Tensor], None],
+    ) -> None:
+        """One evaluation; `update` gets each quantizer with every value that it will round."""
         users = self._program.users
 
-        def measure(step: Step, value: Any) -> None:
+        def seen(step: Step, value: Any) -> None:
             for user in users[step.name]:
                 if user.kind == "quantize":
-                    user.target[0].observe(value, count=False)
+                    update(user.target[0], value)
 
         with evaluating(self), torch.no_grad():
             env = self._program.bind(inputs, {}, _WHERE)
-            self._program.run(env, False, measure)
+            self._program.run(env, False, seen)
 
     def _moptcore_strip_(self) -> nn.Module:
         """A copy of the original module, its own class, with what was trained here."""

@@ -1,0 +1,186 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Training loops with the places at which compression steps in: short, and yours to replace."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, nullcontext
+from typing import Any
+
+import torch
+
+from moptcore import DTypeError, Error, NonFiniteError
+from moptcore.torch.arguments import tensor
+from moptcore.torch.distillation import DistillationLoss
+
+__all__ = ["distill", "train"]
+
+Batches = Iterable[tuple[torch.Tensor, torch.Tensor]]
+
+_PRECISIONS = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def train(
+    model: torch.nn.Module,
+    data: Batches,
+    *,
+    epochs: int = 1,
+    optimizer: torch.optim.Optimizer | None = None,
+    loss: Callable[[Any, torch.Tensor], torch.Tensor] | None = None,
+    step: Callable[[], object] | None = None,
+    precision: str = "float32",
+    device: torch.device | str | None = None,
+) -> list[float]:
+    """Trains `model` on batches (x, y) and returns the mean loss per sample of each epoch.
+
+    data: a DataLoader or any iterable that gives its batches anew for every epoch.
+    optimizer: Adam with a rate of 0.001 if None. loss: cross-entropy if None.
+    step: called after every finished optimizer step: the `step` of a Pruner, Clusterer or
+        Compression. A step that float16's loss scaling skipped is not finished.
+    precision: "float32", or autocast to "bfloat16" or "float16"; float16 scales the loss
+        (Micikevicius et al., "Mixed precision training", arXiv:1710.03740). Weights stay as they
+        are.
+    device: where model and batches go; None: where the model is.
+
+    Leaves the model in the mode it had. Raises NonFiniteError at the first loss that is not
+    finite, before the weights change, and Error for data without batches.
+    """
+    return _epochs("torch.train", model, data, epochs, optimizer, loss, step, precision, device)
+
+
+def distill(
+    student: torch.nn.Module,
+    teacher: torch.nn.Module,
+    data: Batches,
+    *,
+    epochs: int = 1,
+    optimizer: torch.optim.Optimizer | None = None,
+    loss: Callable[[Any, Any, torch.Tensor], torch.Tensor] | None = None,
+    step: Callable[[], object] | None = None,
+    precision: str = "float32",
+    device: torch.device | str | None = None,
+) -> list[float]:
+    """Trains `student` to give what `teacher` gives; the mean loss per sample of each epoch.
+
+    loss: takes (student output, teacher output, y); DistillationLoss() if None. The teacher runs
+    in eval mode without gradients, on the student's device, and gets its modes back. The rest is
+    as in `train`.
+
+    Hinton, Vinyals and Dean, "Distilling the knowledge in a neural network", arXiv:1503.02531.
+    """
+    where = "torch.distill"
+    if not isinstance(teacher, torch.nn.Module):
+        raise DTypeError(f"[{where}] teacher must be a Module, got {type(teacher).__name__}")
+    if teacher is student:
+        raise Error(f"[{where}] teacher must not be the student itself")
+    criterion = DistillationLoss() if loss is None else loss
+    inputs: list[torch.Tensor] = []
+
+    def compare(output: Any, y: torch.Tensor) -> torch.Tensor:
+        with torch.no_grad():
+            taught = teacher(inputs[0])
+        return criterion(output, taught, y)
+
+    with _modes(teacher, False):
+        where_to = _device(student, device)
+        if where_to is not None:
+            teacher.to(where_to)
+        return _epochs(
+            where, student, data, epochs, optimizer, compare, step, precision, device, inputs
+        )
+
+
+def _epochs(
+    where: str,
+    model: torch.nn.Module,
+    data: Batches,
+    epochs: int,
+    optimizer: torch.optim.Optimizer | None,
+    loss: Callable[[Any, torch.Tensor], torch.Tensor] | None,
+    step: Callable[[], object] | None,
+    precision: str,
+    device: torch.device | str | None,
+    inputs: list[torch.Tensor] | None = None,
+) -> list[float]:
+    if not isinstance(model, torch.nn.Module):
+        raise DTypeError(f"[{where}] model must be a Module, got {type(model).__name__}")
+    if not isinstance(epochs, int) or isinstance(epochs, bool):
+        raise DTypeError(f"[{where}] epochs must be an integer, got {epochs!r}")
+    if epochs < 1:
+        raise Error(f"[{where}] epochs must be >= 1, got {epochs}")
+    if precision not in _PRECISIONS:
+        raise Error(f"[{where}] precision must be one of {[*_PRECISIONS]}, got {precision!r}")
+    if isinstance(data, Iterator):
+        raise DTypeError(
+            f"[{where}] data must give its batches anew for every epoch (a list or a DataLoader), "
+            f"got {type(data).__name__}"
+        )
+    on = _device(model, device)
+    if on is not None:
+        model.to(on)
+    on = on or torch.device("cpu")
+    if optimizer is None:
+        optimizer = torch.optim.Adam(p for p in model.parameters() if p.requires_grad)
+    criterion = torch.nn.functional.cross_entropy if loss is None else loss
+    dtype = _PRECISIONS[precision]
+    scaler = torch.amp.GradScaler(on.type, enabled=dtype == torch.float16)
+    means = []
+    with _modes(model, True):
+        for epoch in range(epochs):
+            total, samples = 0.0, 0
+            for batch in data:
+                x, y = _pair(where, batch, on)
+                if inputs is not None:
+                    inputs[:] = [x]
+                optimizer.zero_grad()
+                autocast = nullcontext() if dtype is None else torch.autocast(on.type, dtype)
+                with autocast:
+                    value = criterion(model(x), y)
+                number = float(value.detach())
+                if number != number or number in (float("inf"), float("-inf")):
+                    raise NonFiniteError(
+                        f"[{where}] loss must be finite, got {number} in epoch {epoch + 1} after "
+                        f"{samples} samples"
+                    )
+                scaler.scale(value).backward()
+                scale = scaler.get_scale()
+                scaler.step(optimizer)
+                scaler.update()
+                # A smaller scale is the sign of a step that was left out.
+                if step is not None and scaler.get_scale() >= scale:
+                    step()
+                total += number * len(x)
+                samples += len(x)
+            if samples == 0:
+                raise Error(f"[{where}] data must hold at least one sample, got none")
+            means.append(total / samples)
+    return means
+
+
+def _device(model: torch.nn.Module, device: torch.device | str | None) -> torch.device | None:
+    if device is not None:
+        return torch.device(device)
+    first = next(model.parameters(), None)
+    return None if first is None else first.device
+
+
+def _pair(where: str, batch: Any, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    if not isinstance(batch, tuple | list) or len(batch) != 2:
+        raise DTypeError(f"[{where}] data must yield (x, y), got {type(batch).__name__}")
+    x, y = (tensor(where, name, each) for name, each in zip(("x", "y"), batch, strict=True))
+    if len(x) != len(y):
+        raise Error(f"[{where}] data must have one y per x, got {len(x)} and {len(y)}")
+    # Pinned memory travels while the device still computes.
+    return x.to(device, non_blocking=True), y.to(device, non_blocking=True)
+
+
+@contextmanager
+def _modes(model: torch.nn.Module, training: bool) -> Iterator[None]:
+    """train() or eval() for a while; every submodule gets its own mode back."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.train(training)
+    try:
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
