@@ -1194,3 +1194,11 @@ def test_an_ordered_network_and_its_biases() -> None:
     ours.global_unstructured(chosen, pruning_method=ours.L1Unstructured, amount=10)
     zeros = sum(int((getattr(module, name + "_mask") == 0).sum()) for module, name in chosen)
     assert zeros == 10
+
+
+def test_clusters_and_pruners_know_the_zeros() -> None:
+    module = pruned_linear(0.5, 16, 8)
+    mask = module.weight_mask.clone()
+    mct.cluster(module, 4)
+    assert bool((module.weight[mask == 0] == 0).all())
+    assert module.weight.unique().numel() <= 4

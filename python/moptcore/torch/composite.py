@@ -21,43 +21,80 @@ __all__ = [
     "magnitude_mask",
     "nm_mask",
     "pack_bits",
+    "row_mask",
     "soft_target_loss",
     "structured_mask",
     "unpack_bits",
 ]
 
 
-def magnitude_mask(weights: torch.Tensor, sparsity: float) -> torch.Tensor:
-    """bool, True where a weight is kept: all but the round(n * sparsity) smallest magnitudes."""
-    scores = _magnitudes(weights, "prune.magnitude_mask")
-    return _keep_largest(scores, _zeros(scores.numel(), sparsity)).reshape(weights.shape)
+def magnitude_mask(
+    weights: torch.Tensor, sparsity: float, scores: torch.Tensor | None = None
+) -> torch.Tensor:
+    """bool, True where a weight is kept: all but the round(n * sparsity) smallest magnitudes.
+
+    Here and below, `scores` are ranked instead of magnitudes where they are given.
+    """
+    ranked = _ranked(weights, scores, "prune.magnitude_mask")
+    return _keep_largest(ranked, _zeros(ranked.numel(), sparsity)).reshape(weights.shape)
 
 
-def global_mask(weights: Sequence[torch.Tensor], sparsity: float) -> list[torch.Tensor]:
+def row_mask(
+    weights: torch.Tensor, sparsity: float, axis: int, scores: torch.Tensor | None = None
+) -> torch.Tensor:
+    """bool: as magnitude_mask, in every slice along `axis` by itself."""
+    ranked = _ranked(weights, scores, "prune.row_mask").reshape(weights.shape).movedim(axis, 0)
+    rows = ranked.reshape(weights.shape[axis], -1)
+    order = rows.sort(dim=1, descending=True, stable=True).indices
+    kept = rows.shape[1] - _zeros(rows.shape[1], sparsity)
+    keep = torch.zeros_like(rows, dtype=torch.bool).scatter_(1, order[:, :kept], True)
+    return keep.reshape(ranked.shape).movedim(0, axis).contiguous()
+
+
+def global_mask(
+    weights: Sequence[torch.Tensor],
+    sparsity: float,
+    scores: Sequence[torch.Tensor] | None = None,
+) -> list[torch.Tensor]:
     """One magnitude mask over all tensors together, split back into their shapes."""
-    scores = torch.cat([_magnitudes(each, "prune.global_mask") for each in weights])
-    keep = _keep_largest(scores, _zeros(scores.numel(), sparsity))
+    given = scores if scores is not None else [None] * len(weights)
+    ranked = torch.cat(
+        [
+            _ranked(each, score, "prune.global_mask")
+            for each, score in zip(weights, given, strict=True)
+        ]
+    )
+    keep = _keep_largest(ranked, _zeros(ranked.numel(), sparsity))
     parts = torch.split(keep, [each.numel() for each in weights])
     return [part.reshape(each.shape) for part, each in zip(parts, weights, strict=True)]
 
 
-def structured_mask(weights: torch.Tensor, sparsity: float, axis: int) -> torch.Tensor:
-    """bool in the shape of `weights`: slices along `axis` with the smallest L2 norms are False."""
-    _magnitudes(weights, "prune.structured_mask")
-    slices = weights.detach().movedim(axis, 0).reshape(weights.shape[axis], -1)
-    norms = _wide(slices).square().sum(1).sqrt()
+def structured_mask(
+    weights: torch.Tensor, sparsity: float, axis: int, scores: torch.Tensor | None = None
+) -> torch.Tensor:
+    """bool in the shape of `weights`: slices along `axis` with the smallest L2 norms are False.
+
+    `scores` has one number for each slice.
+    """
+    if scores is None:
+        _magnitudes(weights, "prune.structured_mask")
+        slices = weights.detach().movedim(axis, 0).reshape(weights.shape[axis], -1)
+        norms = _wide(slices).square().sum(1).sqrt()
+    else:
+        norms = _ranked(weights, scores, "prune.structured_mask")
     keep = _keep_largest(norms, _zeros(norms.numel(), sparsity))
     shape = [1] * weights.dim()
     shape[axis] = -1
     return keep.reshape(shape).expand(weights.shape).contiguous()
 
 
-def nm_mask(weights: torch.Tensor, n: int, m: int, axis: int) -> torch.Tensor:
+def nm_mask(
+    weights: torch.Tensor, n: int, m: int, axis: int, scores: torch.Tensor | None = None
+) -> torch.Tensor:
     """bool: the n largest of every m consecutive along `axis`; an incomplete block is kept."""
-    _magnitudes(weights, "prune.nm_mask")
-    rows = weights.detach().movedim(axis, -1)
+    rows = _ranked(weights, scores, "prune.nm_mask").reshape(weights.shape).movedim(axis, -1)
     whole = rows.shape[-1] // m * m
-    blocks = rows[..., :whole].abs().reshape(-1, m)
+    blocks = rows[..., :whole].reshape(-1, m)
     # A stable sort puts the lower index first among equals.
     order = blocks.sort(dim=1, descending=True, stable=True).indices
     kept = torch.zeros_like(blocks, dtype=torch.bool).scatter_(1, order[:, :n], True)
@@ -66,20 +103,25 @@ def nm_mask(weights: torch.Tensor, n: int, m: int, axis: int) -> torch.Tensor:
     return keep.movedim(-1, axis).contiguous()
 
 
-def block_mask(weights: torch.Tensor, sparsity: float, block: tuple[int, int]) -> torch.Tensor:
+def block_mask(
+    weights: torch.Tensor,
+    sparsity: float,
+    block: tuple[int, int],
+    scores: torch.Tensor | None = None,
+) -> torch.Tensor:
     """bool [R, C]: blocks of `block` weights with the smallest mean magnitudes are False.
 
     Blocks at the border may be smaller; their mean is over the weights they have.
     """
-    _magnitudes(weights, "prune.block_mask")
+    ranked = _ranked(weights, scores, "prune.block_mask").reshape(weights.shape)
     (height, width), (rows, cols) = block, weights.shape
     down, across = -(-rows // height), -(-cols // width)
     padding = (0, across * width - cols, 0, down * height - rows)
-    magnitudes = _wide(weights.detach()).abs()
+    magnitudes = _wide(ranked)
     sums = _blocks(torch.nn.functional.pad(magnitudes, padding), height, width)
     sizes = _blocks(torch.nn.functional.pad(torch.ones_like(magnitudes), padding), height, width)
-    scores = (sums / sizes).reshape(-1)
-    keep = _keep_largest(scores, _zeros(scores.numel(), sparsity)).reshape(down, across)
+    means = (sums / sizes).reshape(-1)
+    keep = _keep_largest(means, _zeros(means.numel(), sparsity)).reshape(down, across)
     full = keep.repeat_interleave(height, 0).repeat_interleave(width, 1)
     return full[:rows, :cols].contiguous()
 
@@ -174,6 +216,16 @@ def _keep_largest(scores: torch.Tensor, zeros: int) -> torch.Tensor:
     above, tied = scores > threshold, scores == threshold
     missing = scores.numel() - zeros - above.sum()
     return above | (tied & (tied.cumsum(0) <= missing))
+
+
+def _ranked(weights: torch.Tensor, scores: torch.Tensor | None, where: str) -> torch.Tensor:
+    """What a mask ranks, as a vector: the scores, or else the magnitudes."""
+    if scores is None:
+        return _magnitudes(weights, where)
+    if bool(scores.isnan().any()):
+        raise NonFiniteError(f"[{where}] scores must not hold NaN")
+    flat = scores.detach().reshape(-1)
+    return flat.to(torch.promote_types(flat.dtype, torch.float32))
 
 
 def _magnitudes(weights: torch.Tensor, where: str) -> torch.Tensor:

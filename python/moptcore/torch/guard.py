@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
-from moptcore.torch import masking
+from moptcore.torch import masking, together
 from moptcore.torch.operators import apply_mask
 
 __all__ = ["Guard", "masked"]
@@ -44,6 +44,7 @@ class Guard:
         self._handle: Any = None
         self._watch_gradient()
         _GUARDS.add(self)
+        together.join(self)
         if not _watched:
             _watched.append(register_optimizer_step_post_hook(_after_step))
 
@@ -67,6 +68,10 @@ class Guard:
     def prune(self) -> None:
         """Zeros the pruned entries; autograd sees that the parameter changed."""
         masking.zero_pruned(self.parameter, self.bits())
+        together.renewed({id(self.parameter)})
+
+    def _masks_now(self) -> dict[int, torch.Tensor]:
+        return {id(self.parameter): self.bits()} if self in _GUARDS else {}
 
     def restore(self) -> None:
         """Zeros that are zeros already, unless somebody wrote to the parameter."""

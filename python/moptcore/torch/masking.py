@@ -34,7 +34,7 @@ _TRANSPOSED = (torch.nn.ConvTranspose1d, torch.nn.ConvTranspose2d, torch.nn.Conv
 class Rule:
     """How one parameter is masked."""
 
-    kind: str  # "weight", "channel", "n:m" or "block"
+    kind: str  # "weight", "row", "channel", "n:m" or "block"
     axis: int = 0
     sizes: tuple[int, int] = (0, 0)
 
@@ -42,36 +42,53 @@ class Rule:
         first, second = self.sizes
         return {
             "weight": "single weights",
+            "row": f"single weights of each row along axis {self.axis}",
             "channel": f"channels along axis {self.axis}",
             "n:m": f"{first} of {second} along axis {self.axis}",
             "block": f"blocks of {first} x {second}",
         }[self.kind]
 
-    def bits(self, weight: torch.Tensor, sparsity: float) -> torch.Tensor:
-        """uint8 [ceil(n / 8)], a set bit where a weight is kept."""
+    def bits(
+        self, weight: torch.Tensor, sparsity: float, scores: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """uint8 [ceil(n / 8)], a set bit where a weight is kept.
+
+        `scores` are ranked instead of magnitudes: one for each weight, or for each channel.
+        """
+        if self.kind == "n:m" and self.sizes[0] == self.sizes[1]:
+            return pack(torch.ones_like(weight, dtype=torch.bool))
         if not on_core(weight):
-            return composite.pack_bits(self._composite(weight, sparsity))
+            return composite.pack_bits(self._composite(weight, sparsity, scores))
         first, second = self.sizes
         core = _core.prune
+        more: dict[str, Any] = {"scores": scores, "packed": True}
         if self.kind == "weight":
-            bits = core.magnitude_mask(weight, sparsity, packed=True)
+            bits = core.magnitude_mask(weight, sparsity, **more)
+        elif self.kind == "row":
+            bits = core.row_mask(weight, sparsity, self.axis, **more)
         elif self.kind == "channel":
-            bits = core.structured_mask(weight, sparsity, self.axis, expand=True, packed=True)
+            bits = core.structured_mask(weight, sparsity, self.axis, expand=True, **more)
         elif self.kind == "n:m":
-            bits = core.nm_mask(weight, first, second, self.axis, packed=True)
+            bits = core.nm_mask(weight, first, second, self.axis, **more)
         else:
-            bits = core.block_mask(weight.flatten(1), sparsity, self.sizes, packed=True)
+            more["scores"] = None if scores is None else scores.flatten(1)
+            bits = core.block_mask(weight.flatten(1), sparsity, self.sizes, **more)
         packed: torch.Tensor = bits
         return packed
 
-    def _composite(self, weight: torch.Tensor, sparsity: float) -> torch.Tensor:
+    def _composite(
+        self, weight: torch.Tensor, sparsity: float, scores: torch.Tensor | None
+    ) -> torch.Tensor:
         if self.kind == "weight":
-            return composite.magnitude_mask(weight, sparsity)
+            return composite.magnitude_mask(weight, sparsity, scores)
+        if self.kind == "row":
+            return composite.row_mask(weight, sparsity, self.axis, scores)
         if self.kind == "channel":
-            return composite.structured_mask(weight, sparsity, self.axis)
+            return composite.structured_mask(weight, sparsity, self.axis, scores)
         if self.kind == "n:m":
-            return composite.nm_mask(weight, *self.sizes, self.axis)
-        return composite.block_mask(weight.flatten(1), sparsity, self.sizes)
+            return composite.nm_mask(weight, *self.sizes, self.axis, scores)
+        flat = None if scores is None else scores.flatten(1)
+        return composite.block_mask(weight.flatten(1), sparsity, self.sizes, flat)
 
 
 def on_core(tensor: torch.Tensor) -> bool:
@@ -136,13 +153,35 @@ def rule_for(
     return Rule("n:m", axis, (n, m)), ""
 
 
-def global_bits(weights: Sequence[torch.Tensor], sparsity: float) -> list[torch.Tensor]:
-    """Packed masks of one ranking over all weights."""
-    if all(on_core(weight) for weight in weights):
-        return list(_core.prune.global_mask(list(weights), sparsity, packed=True))
+def global_bits(
+    weights: Sequence[torch.Tensor],
+    sparsity: float,
+    scores: Sequence[torch.Tensor] | None = None,
+    minimum: Sequence[float] | None = None,
+    maximum: Sequence[float] | None = None,
+) -> list[torch.Tensor]:
+    """Packed masks of one ranking over all weights, or over their scores."""
+    given = list(weights) if scores is None else list(scores)
+    bounded = minimum is not None or maximum is not None
+    if bounded or all(on_core(each) for each in given):
+        # Bounds are kept by the core alone; on other devices the scores travel to it.
+        ranked = [each.detach().cpu() for each in given]
+        masks = _core.prune.global_mask(
+            [each.detach().cpu() for each in weights],
+            sparsity,
+            scores=None if scores is None else ranked,
+            minimum=minimum,
+            maximum=maximum,
+            packed=True,
+        )
+        return [mask.to(weight.device) for mask, weight in zip(masks, weights, strict=True)]
     # One ranking needs all scores in one place.
-    device = next(weight.device for weight in weights if not on_core(weight))
-    masks = composite.global_mask([weight.to(device) for weight in weights], sparsity)
+    device = next(each.device for each in given if not on_core(each))
+    masks = composite.global_mask(
+        [weight.to(device) for weight in weights],
+        sparsity,
+        None if scores is None else [each.to(device) for each in scores],
+    )
     return [
         composite.pack_bits(mask.to(weight.device))
         for mask, weight in zip(masks, weights, strict=True)

@@ -4,21 +4,25 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from fnmatch import fnmatchcase
 from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from moptcore import DTypeError, Error, FormatError, NonFiniteError
+from moptcore import DTypeError, Error, FormatError, NonFiniteError, _core
 from moptcore.core import Coverage, Pattern, fingerprint_of, require, seal, unseal
-from moptcore.torch import masking, selection, together
+from moptcore.torch import masking, scoring, selection, together
 from moptcore.torch.arguments import unwrapped
 from moptcore.torch.evaluation import Sparsity
 
 __all__ = ["Pruner", "Schedule"]
+
+Bounds = None | float | Mapping[str, float]
+"""A share of zeros for all parameters, or one by globs on parameter name or module path."""
 
 Structure = None | str | tuple[int, int] | Mapping[str, tuple[int, int]]
 
@@ -42,6 +46,23 @@ class _Target:
     rule: masking.Rule
     row: Coverage
     bits: torch.Tensor | None = field(default=None, repr=False)
+    moved: torch.Tensor | None = field(default=None, repr=False)  # sum of -w g at all steps
+
+
+class _Called:
+    """A plain function of the step as a schedule: masks follow when its value changes."""
+
+    def __init__(self, function: Callable[[int], float]) -> None:
+        self._function = function
+
+    def sparsity(self, step: int) -> float:
+        found = float(self._function(step))
+        if not 0.0 <= found < 1.0:
+            raise Error(f"[torch.Pruner] schedule must return values in [0, 1), got {found}")
+        return found
+
+    def should_prune(self, step: int) -> bool:
+        return step == 1 or self.sparsity(step) != self.sparsity(step - 1)
 
 
 class Pruner:
@@ -54,14 +75,26 @@ class Pruner:
     model: its parameters of two or more dimensions are candidates; tied ones count once. Class,
         names, shapes, state_dict, copies and pickles of the module stay as they are.
     schedule: absolute targets: round(n * sparsity) zeros in each parameter, or in all of them
-        together with scope="global".
+        together with scope="global". A function step -> sparsity renews masks whenever its value
+        changes; a GradualNM needs structure=(n, m) with its n and m.
     structure: None prunes single weights; "channel" whole output channels by their L2 norm;
         (n, m) keeps n of every m weights along the input channels, the schedule then only says
         when; {"block": (r, c)} blocks of the weight as a matrix [outputs, rest].
     include, exclude: globs on module path or parameter name, types, callables (path, module).
-    seed: kept in the state; magnitude pruning draws no numbers.
+    seed: kept in the state; pruning draws no numbers.
     strict: raises CoverageError, before anything changes, when a selected parameter cannot be
         pruned.
+    scores: what is ranked: "magnitude"; "taylor" (w g)^2, "snip" |w g| and "movement", the sum of
+        -w g over all steps, of the gradients that step() finds; "lamp"; "wanda" and "obs", of the
+        inputs that `data` gives the layers when masks are due (see `moptcore.prune` for the
+        formulas); "fpgm" and "batch_norm" rank channels; a function (name, parameter) returns a
+        tensor in the parameter's shape. Channels rank by the sum of their weights' scores, for
+        magnitude by their L2 norm. "wanda" ranks the weights of each output by themselves.
+    minimum, maximum: the share of zeros of each parameter, whatever the schedule (with "layer")
+        or the ranking (with "global", where a minimum is at most what the schedule says) asks.
+    regrow: RigL: a CosineRegrowth or a function step -> fraction of the kept weights to exchange
+        for those of largest gradient, at steps that renew no masks. Grown weights start at 0.
+    data: batches for scores that need them: arguments, (argument, ...) or keyword mappings.
 
     Raises Error for bad arguments and warns when the schedule would never prune.
     """
@@ -69,16 +102,24 @@ class Pruner:
     def __init__(
         self,
         model: torch.nn.Module,
-        schedule: Schedule,
+        schedule: Schedule | Callable[[int], float],
         scope: str = "layer",
         structure: Structure = None,
         include: Pattern | Iterable[Pattern] | None = None,
         exclude: Pattern | Iterable[Pattern] | None = None,
         seed: int = 0,
         strict: bool = False,
+        *,
+        scores: scoring.Score = "magnitude",
+        minimum: Bounds = None,
+        maximum: Bounds = None,
+        regrow: Any = None,
+        data: Iterable[Any] | None = None,
     ) -> None:
         if not isinstance(model, torch.nn.Module):
             raise TypeError(f"[torch.Pruner] model must be a Module, got {type(model).__name__}")
+        if callable(schedule) and not hasattr(schedule, "should_prune"):
+            schedule = _Called(schedule)
         if not (hasattr(schedule, "sparsity") and hasattr(schedule, "should_prune")):
             raise TypeError(
                 "[torch.Pruner] schedule must have sparsity(step) and should_prune(step), "
@@ -92,14 +133,30 @@ class Pruner:
                 f"and blocks of different layers do not compare), got {structure!r}"
             )
         masking.check_structure(structure)
+        planned: Any = schedule
+        if hasattr(planned, "kept") and structure != (planned.n, planned.m):
+            raise Error(
+                f"[torch.Pruner] structure must be the schedule's ({planned.n}, {planned.m}), "
+                f"got {structure!r}"
+            )
+        scoring.check(scores, structure, data)
+        if regrow is not None and (
+            structure is not None or not (callable(regrow) or hasattr(regrow, "fraction"))
+        ):
+            raise Error(
+                "[torch.Pruner] regrow must be a CosineRegrowth or a function, with "
+                f"structure=None, got {regrow!r} with {structure!r}"
+            )
         if not hasattr(seed, "__index__") or int(seed) < 0:
             raise Error(f"[torch.Pruner] seed must be an integer >= 0, got {seed!r}")
         self._model = unwrapped(model)
-        self._schedule = schedule
+        self._schedule: Any = schedule
         self._scope = scope
         self._structure = structure
         self._seed = int(seed)
         self._step = 0
+        self._scores, self._regrow, self._data = scores, regrow, data
+        self._norms = scoring.norms_behind(self._model) if scores == "batch_norm" else {}
         found = selection.find(
             self._model,
             include,
@@ -107,7 +164,7 @@ class Pruner:
             "torch.Pruner",
             "prune",
             "pruned",
-            lambda module, weight: masking.rule_for(structure, module, weight),
+            self._rule_for,
         )
         self._rows = found.rows
         rows = {row.name: row for row in found.rows}
@@ -115,6 +172,8 @@ class Pruner:
             _Target(name, found.parameters[name].shape, rule, rows[name])
             for name, rule in found.rules.items()
         ]
+        self._minimum = self._bounds(minimum, "minimum")
+        self._maximum = self._bounds(maximum, "maximum")
         if strict:
             require(self.coverage, "torch.Pruner")
         together.join(self)
@@ -131,14 +190,25 @@ class Pruner:
     def step(self) -> bool:
         """Counts one optimizer step and leaves the weights sparse; True where masks were renewed.
 
-        Raises NonFiniteError naming the parameter when masks are due and a weight is NaN; then
-        nothing has changed and the step is not counted.
+        Raises NonFiniteError naming the parameter when masks are due and a weight is NaN, and
+        Error when a score needs a gradient that is not there (call it before zero_grad); then
+        the masks have not changed and the step is not counted.
         """
         step = self._step + 1
         renew = bool(self._targets) and self._schedule.should_prune(step)
+        moved = self._moved()
         if renew:
-            self._renew(float(self._schedule.sparsity(step)))
+            self._renew(float(self._schedule.sparsity(step)), step, moved)
+        grown = {} if renew or self._regrow is None else self._regrown(step)
+        for target, score in zip(self._targets, moved, strict=True):
+            target.moved = score
         self.apply()
+        if grown:
+            # Old masks were applied first: what grows starts at zero.
+            for target in self._targets:
+                target.bits = grown.get(target.name, target.bits)
+            self.apply()
+            together.renewed(set(self._masks_now()))
         self._step = step
         together.join(self)
         if renew:
@@ -221,10 +291,10 @@ class Pruner:
     def state_dict(self) -> dict[str, npt.NDArray[Any]]:
         """Step, seed and masks as a flat dict of arrays, sealed; it fits into any checkpoint.
 
-        Keys: prune/step, prune/seed, prune/<parameter>/mask (uint8, one bit per weight), and the
-        seals of `moptcore.core.seal`. `numpy.savez` takes it as it is. `torch.load` reads only
-        tensors back by default: save `{k: torch.from_numpy(v) for k, v in state.items()}`, which
-        `load_state_dict` takes too.
+        Keys: prune/step, prune/seed, prune/<parameter>/mask (uint8, one bit per weight), of
+        movement scores prune/<parameter>/scores, and the seals of `moptcore.core.seal`.
+        `numpy.savez` takes it as it is. `torch.load` reads only tensors back by default: save
+        `{k: torch.from_numpy(v) for k, v in state.items()}`, which `load_state_dict` takes too.
         """
         state: dict[str, npt.NDArray[Any]] = {
             "prune/step": np.array(self._step, np.int64),
@@ -233,6 +303,8 @@ class Pruner:
         for target in self._targets:
             if target.bits is not None:
                 state[f"prune/{target.name}/mask"] = target.bits.cpu().numpy()
+            if target.moved is not None:
+                state[f"prune/{target.name}/scores"] = target.moved.cpu().numpy()
         return seal(state, self._fingerprint())
 
     def load_state_dict(self, state: Mapping[str, npt.ArrayLike], strict: bool = True) -> None:
@@ -270,6 +342,20 @@ class Pruner:
                     f"[torch.Pruner] {key} must be uint8 {size}, got {bits.dtype} {bits.shape}"
                 )
             masks[target.name] = torch.from_numpy(bits.copy())
+        moved: dict[str, torch.Tensor] = {}
+        for target in self._targets:
+            key = f"prune/{target.name}/scores"
+            value = entries.pop(key, None) if self._scores == "movement" else None
+            if value is None:
+                continue
+            if value.dtype.kind != "f" or value.shape != tuple(target.shape):
+                raise FormatError(
+                    f"[torch.Pruner] {key} must be floating {tuple(target.shape)}, got "
+                    f"{value.dtype} {value.shape}"
+                )
+            moved[target.name] = torch.from_numpy(value.copy())
+        if strict and self._scores == "movement" and step > 0 and len(moved) < len(self._targets):
+            raise FormatError("[torch.Pruner] state must hold the scores of every parameter")
         missing = [target.name for target in self._targets if target.name not in masks]
         if strict and entries:
             raise FormatError(f"[torch.Pruner] state has unknown entries: {sorted(entries)}")
@@ -279,6 +365,44 @@ class Pruner:
         for target in self._targets:
             mask = masks.get(target.name)
             target.bits = None if mask is None else mask.to(self._weight(target).device)
+            score = moved.get(target.name)
+            target.moved = None if score is None else score.to(self._weight(target).device)
+
+    def _rule_for(
+        self, module: torch.nn.Module, weight: torch.Tensor
+    ) -> tuple[masking.Rule | None, str]:
+        rule, why = masking.rule_for(self._structure, module, weight)
+        if rule is None:
+            return rule, why
+        why = scoring.why_not(self._scores, module, weight, self._norms)
+        if self._scores == "batch_norm" and not why:
+            scales: Any = self._norms[module].weight
+            if len(scales) != weight.shape[rule.axis]:
+                why = "scores='batch_norm': the BatchNorm behind it has other channels"
+        if self._scores == "wanda" and rule.kind == "weight" and self._scope == "layer":
+            rule = masking.Rule("row", 0)
+        return (None, why) if why else (rule, "")
+
+    def _bounds(self, given: Bounds, argument: str) -> list[float] | None:
+        """One share of zeros for each target."""
+        if given is None:
+            return None
+        if isinstance(self._structure, tuple | list):
+            raise Error(f"[torch.Pruner] {argument} must be None with structure (n, m)")
+        default = 0.0 if argument == "minimum" else 1.0
+        pairs = list(given.items()) if isinstance(given, Mapping) else [("*", given)]
+        for pattern, share in pairs:
+            if not 0.0 <= share < 1.0:
+                raise Error(f"[torch.Pruner] {argument} must be in [0, 1), got {share}")
+            if not any(_covers(pattern, target.name) for target in self._targets):
+                raise Error(
+                    f"[torch.Pruner] {argument} patterns must match a selected parameter, got "
+                    f"{pattern!r}"
+                )
+        return [
+            float(next((share for pattern, share in pairs if _covers(pattern, t.name)), default))
+            for t in self._targets
+        ]
 
     def _weight(self, target: _Target) -> torch.Tensor:
         return selection.parameter(self._model, target.name, target.shape, "torch.Pruner")
@@ -290,27 +414,134 @@ class Pruner:
             if target.bits is not None
         }
 
-    def _renew(self, sparsity: float) -> None:
+    def _renew(self, sparsity: float, step: int, moved: list[torch.Tensor | None]) -> None:
         weights = [self._weight(target).detach() for target in self._targets]
+        scores = self._score(weights, moved)
+        lowest = self._minimum or [0.0] * len(weights)
+        highest = self._maximum or [1.0] * len(weights)
         if self._scope == "global":
+            bounded = self._minimum is not None or self._maximum is not None
             try:
-                masks = masking.global_bits(weights, sparsity)
+                masks = masking.global_bits(
+                    weights,
+                    sparsity,
+                    scores,
+                    [min(each, sparsity) for each in lowest] if bounded else None,
+                    highest if bounded else None,
+                )
             except NonFiniteError as error:
                 names = [
                     target.name
-                    for target, weight in zip(self._targets, weights, strict=True)
-                    if bool(weight.isnan().any())
+                    for target, each in zip(self._targets, scores or weights, strict=True)
+                    if bool(each.isnan().any())
                 ]
                 raise NonFiniteError(_non_finite(", ".join(names), error)) from error
         else:
             masks = []
-            for target, weight in zip(self._targets, weights, strict=True):
+            for index, (target, weight) in enumerate(zip(self._targets, weights, strict=True)):
+                rule = target.rule
+                if rule.kind == "n:m" and hasattr(self._schedule, "kept"):
+                    rule = replace(rule, sizes=(self._schedule.kept(step), rule.sizes[1]))
+                share = min(max(sparsity, lowest[index]), highest[index])
+                score = None if scores is None else scores[index]
                 try:
-                    masks.append(target.rule.bits(weight, sparsity))
+                    masks.append(rule.bits(weight, share, score))
                 except NonFiniteError as error:
                     raise NonFiniteError(_non_finite(target.name, error)) from error
         for target, bits in zip(self._targets, masks, strict=True):
             target.bits = bits
+
+    def _score(
+        self, weights: list[torch.Tensor], moved: list[torch.Tensor | None]
+    ) -> list[torch.Tensor] | None:
+        """What is ranked instead of magnitudes: one number for each weight or channel."""
+        kind, targets = self._scores, self._targets
+        if kind == "magnitude":
+            return None
+        if not isinstance(kind, str):
+            return [self._checked(each, kind(each.name, self._weight(each))) for each in targets]
+        if kind == "movement":
+            return [
+                scoring.aggregated(self._due(target, score), target.rule)
+                for target, score in zip(targets, moved, strict=True)
+            ]
+        grads: list[torch.Tensor] = []
+        if kind in scoring.OF_GRADIENTS:
+            grads = [self._due(target, self._weight(target).grad) for target in targets]
+        total = None
+        if kind == "snip":
+            pairs = zip(weights, grads, strict=True)
+            total = sum(scoring.snip_total(weight, grad) for weight, grad in pairs) or 1.0
+        statistics: dict[str, Any] = {}
+        if kind in scoring.OF_DATA:
+            assert self._data is not None
+            layers = {target.name: self._module(target) for target in targets}
+            statistics = scoring.gather(kind, self._model, self._data, layers)
+        elif kind == "batch_norm":
+            statistics = {each.name: self._norms[self._module(each)].weight for each in targets}
+        found = []
+        for index, (target, weight) in enumerate(zip(targets, weights, strict=True)):
+            grad = grads[index] if grads else None
+            statistic = statistics.get(target.name)
+            score = scoring.score(kind, weight, grad, target.rule.axis, statistic, total)
+            found.append(scoring.aggregated(score, target.rule))
+        return found
+
+    def _due(self, target: _Target, value: torch.Tensor | None) -> torch.Tensor:
+        if value is None:
+            raise Error(
+                f"[torch.Pruner] {target.name} must have a gradient for what is due at this step: "
+                "call step() after the optimizer's step and before zero_grad(), got none"
+            )
+        return value.to_dense() if value.layout != torch.strided else value
+
+    def _checked(self, target: _Target, score: Any) -> torch.Tensor:
+        shapes = {tuple(target.shape)}
+        if target.rule.kind == "channel":
+            shapes.add((target.shape[target.rule.axis],))
+        if not isinstance(score, torch.Tensor) or tuple(score.shape) not in shapes:
+            raise Error(
+                f"[torch.Pruner] scores must return a tensor of shape {tuple(target.shape)} for "
+                f"{target.name}, got {tuple(getattr(score, 'shape', ())) or score!r}"
+            )
+        return scoring.aggregated(score.detach(), target.rule)
+
+    def _moved(self) -> list[torch.Tensor | None]:
+        """The movement scores with this step's gradients: pruned weights do not move."""
+        if self._scores != "movement":
+            return [None for _ in self._targets]
+        self.apply()
+        found: list[torch.Tensor | None] = []
+        for target in self._targets:
+            weight, moved = self._weight(target), target.moved
+            if weight.grad is None:
+                found.append(moved)
+                continue
+            wide = torch.float64 if weight.dtype == torch.float64 else torch.float32
+            step = weight.detach().to(wide) * self._due(target, weight.grad).to(wide)
+            found.append(-step if moved is None else moved.to(step.device) - step)
+        return found
+
+    def _regrown(self, step: int) -> dict[str, torch.Tensor]:
+        """New masks by parameter name where the regrowth's turn has come."""
+        regrow = self._regrow
+        if hasattr(regrow, "fraction"):
+            fraction = float(regrow.fraction(step)) if regrow.should_regrow(step) else 0.0
+        else:
+            fraction = float(regrow(step))
+        grown: dict[str, torch.Tensor] = {}
+        for target in self._targets if fraction else []:
+            if target.bits is not None:
+                weight = self._weight(target).detach()
+                grad = self._due(target, self._weight(target).grad).to(weight.dtype)
+                keep = masking.unpack(target.bits, target.shape).cpu()
+                # On other devices the choice travels to the core, which alone makes it.
+                found: Any = _core.prune.regrow(keep, weight.cpu(), grad.cpu(), fraction)
+                grown[target.name] = masking.pack(found.to(weight.device))
+        return grown
+
+    def _module(self, target: _Target) -> torch.nn.Module:
+        return self._model.get_submodule(target.name.rpartition(".")[0])
 
     def _row(self, target: _Target) -> Coverage:
         if target.bits is None:
@@ -349,6 +580,15 @@ class Pruner:
                 if first_only:
                     break
         return found
+
+
+def _covers(pattern: str, name: str) -> bool:
+    """Whether a glob matches a parameter or a module around it."""
+    while name:
+        if fnmatchcase(name, pattern):
+            return True
+        name = name.rpartition(".")[0]
+    return False
 
 
 def _non_finite(name: str, error: Exception) -> str:
