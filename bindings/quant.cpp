@@ -759,6 +759,82 @@ void bind_counting_observers(py::module_& m) {
       "of torch.ao's HistogramObserver, walked to its end.");
 }
 
+void bind_levels(py::module_& m) {
+  m.def(
+      "fake_quantize_levels",
+      [](const Array& x, const py::object& scale, int powers, const Axis& axis,
+         const py::object& out, const std::optional<Array>& bits) {
+        constexpr auto where = "quant.fake_quantize_levels";
+        const std::vector<float> scales = scales_of(scale, where);
+        Output result(x, x.dtype(), x.shape(), out, where);
+        result.check_overlap(x, where);
+        const std::span<std::uint8_t> mask = bits_of(bits, x, where);
+        {
+          const py::gil_scoped_release release;
+          quant::fake_quantize_levels(x.view(), scales, axis, {powers}, result.view(), mask);
+        }
+        return result.take();
+      },
+      "x"_a, "scale"_a, "powers"_a = 0, "axis"_a = py::none(), "out"_a = py::none(),
+      "bits"_a = py::none(),
+      "x rounded to levels that are no grid, in x's shape and dtype; NaN raises NonFiniteError.\n\n"
+      "powers=0: {-scale, scale} (BinaryConnect, XNOR-Net), 0 becomes scale. powers=n: 0 and\n"
+      "+-scale * 2^-k for k < n (INQ), the nearest on the line of numbers, ties to the larger\n"
+      "magnitude. bits: see fake_quantize; the gradient passes where |x| <= 2 scale for two "
+      "levels,\n"
+      "1.5 scale for powers of two. fake_quantize_backward is the gradient.");
+  m.def(
+      "level_scale",
+      [](const Array& x, const std::string& levels, const Axis& axis) {
+        constexpr auto where = "quant.level_scale";
+        check(levels == "binary" || levels == "ternary" || levels == "twn", where,
+              "levels must be \"binary\", \"ternary\" or \"twn\"", levels);
+        const auto rule = levels == "binary"    ? quant::ScaleRule::binary
+                          : levels == "ternary" ? quant::ScaleRule::ternary
+                                                : quant::ScaleRule::twn;
+        std::vector<float> scales;
+        {
+          const py::gil_scoped_release release;
+          scales = quant::level_scale(x.view(), rule, axis);
+        }
+        return numbers(scales, !axis);
+      },
+      "x"_a, "levels"_a = "ternary", "axis"_a = py::none(),
+      "The scale for x, a float or a float32 vector over `axis`; 1 where all of x is 0.\n\n"
+      "\"binary\": mean |x|, the least squared error with {-s, s} (XNOR-Net). \"ternary\": the "
+      "least\n"
+      "squared error with {-s, 0, s}, exact; its levels are those of\n"
+      "QParams(s, 0, \"int8\", axis, -1, 1). \"twn\": the mean of |x| > 0.7 mean |x| (Ternary "
+      "Weight\n"
+      "Networks), near to it.");
+  m.def(
+      "cast",
+      [](const Array& x, const py::object& dtype, const py::object& out,
+         const std::string& overflow) {
+        constexpr auto where = "quant.cast";
+        check(overflow == "error" || overflow == "saturate" || overflow == "infinity", where,
+              "overflow must be \"error\", \"saturate\" or \"infinity\"", overflow);
+        const auto policy = overflow == "error"      ? quant::Overflow::error
+                            : overflow == "saturate" ? quant::Overflow::saturate
+                                                     : quant::Overflow::infinity;
+        const DType target = dtype_from(dtype, where, "dtype");
+        check<DTypeError>(target == DType::float16 || target == DType::bfloat16, where,
+                          "dtype must be float16 or bfloat16", name(target));
+        Output result(x, target, x.shape(), out, where);
+        result.check_overlap(x, where);
+        {
+          const py::gil_scoped_release release;
+          quant::cast(x.view(), result.view(), policy);
+        }
+        return result.take();
+      },
+      "x"_a, "dtype"_a, "out"_a = py::none(), "overflow"_a = "error",
+      "x as float16 or bfloat16, rounded once, half to even. Finite values beyond the dtype raise\n"
+      "NonFiniteError, as NaN and infinities do; with overflow=\"saturate\" they become the "
+      "largest\n"
+      "finite number, with \"infinity\" infinite, and NaN and infinities stay.");
+}
+
 }  // namespace
 
 void bind_quant(py::module_ m) {
@@ -766,6 +842,7 @@ void bind_quant(py::module_ m) {
   bind_qparams(m);
   bind_observers(m);
   bind_counting_observers(m);
+  bind_levels(m);
 
   m.def(
       "fake_quantize",

@@ -7,5 +7,6 @@
 #include <moptcore/quant/fake_quant_range.hpp>
 #include <moptcore/quant/histogram.hpp>
 #include <moptcore/quant/learned.hpp>
+#include <moptcore/quant/levels.hpp>
 #include <moptcore/quant/quantize.hpp>
 #include <moptcore/quant/range.hpp>

@@ -17,13 +17,16 @@ __all__: list[str] = [
     "MovingAverageObserver",
     "PercentileObserver",
     "QParams",
+    "cast",
     "dequantize",
     "fake_quantize",
     "fake_quantize_affine",
     "fake_quantize_backward",
+    "fake_quantize_levels",
     "fake_quantize_range",
     "group_qparams",
     "group_range",
+    "level_scale",
     "lsq",
     "lsq_backward",
     "pact",
@@ -475,6 +478,15 @@ class HistogramObserver:
         float32 vector: one value, or one for each index of `axis`; empty before the first update.
         """
 
+def cast(
+    x: ArrayLike, dtype: typing.Any, out: typing.Any = None, overflow: str = "error"
+) -> typing.Any:
+    """
+    x as float16 or bfloat16, rounded once, half to even. Finite values beyond the dtype raise
+    NonFiniteError, as NaN and infinities do; with overflow="saturate" they become the largest
+    finite number, with "infinity" infinite, and NaN and infinities stay.
+    """
+
 def dequantize(
     q: ArrayLike,
     qp: QParams,
@@ -528,6 +540,23 @@ def fake_quantize_backward(grad: ArrayLike, bits: ArrayLike, out: typing.Any = N
     The gradient of fake_quantize: grad where the bit is set, else 0 (also where grad is NaN).
     """
 
+def fake_quantize_levels(
+    x: ArrayLike,
+    scale: typing.Any,
+    powers: int = 0,
+    axis: int | None = None,
+    out: typing.Any = None,
+    bits: ArrayLike | None = None,
+) -> typing.Any:
+    """
+    x rounded to levels that are no grid, in x's shape and dtype; NaN raises NonFiniteError.
+
+    powers=0: {-scale, scale} (BinaryConnect, XNOR-Net), 0 becomes scale. powers=n: 0 and
+    +-scale * 2^-k for k < n (INQ), the nearest on the line of numbers, ties to the larger
+    magnitude. bits: see fake_quantize; the gradient passes where |x| <= 2 scale for two levels,
+    1.5 scale for powers of two. fake_quantize_backward is the gradient.
+    """
+
 def fake_quantize_range(
     x: ArrayLike,
     min: typing.Any,
@@ -561,6 +590,16 @@ def group_range(x: ArrayLike, group_size: int, axis: int = -1) -> tuple[typing.A
     (min, max) of each `group_size` neighbours along `axis` as float32 arrays with x's shape,
     but ceil(n / group_size) along `axis`: [out, in] weights give [out, groups]. The last group
     may be incomplete. NaN and infinities raise NonFiniteError.
+    """
+
+def level_scale(x: ArrayLike, levels: str = "ternary", axis: int | None = None) -> typing.Any:
+    """
+    The scale for x, a float or a float32 vector over `axis`; 1 where all of x is 0.
+
+    "binary": mean |x|, the least squared error with {-s, s} (XNOR-Net). "ternary": the least
+    squared error with {-s, 0, s}, exact; its levels are those of
+    QParams(s, 0, "int8", axis, -1, 1). "twn": the mean of |x| > 0.7 mean |x| (Ternary Weight
+    Networks), near to it.
     """
 
 def lsq(

@@ -1,0 +1,232 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <moptcore/quant/levels.hpp>
+
+#include <moptcore/core/parallel.hpp>
+#include <moptcore/quant/fake_quant.hpp>
+
+#include <atomic>
+#include <bit>
+#include <limits>
+#include <numeric>
+#include <string>
+
+#include "kernels/float_mode.hpp"
+#include "kernels/strided.hpp"
+#include "quant/grids.hpp"
+#include "quant/non_finite.hpp"
+#include "quant/observed.hpp"
+#include "quant/transform.hpp"
+
+namespace moptcore::inline v0::quant {
+namespace {
+
+using kernels::GridStep;
+using kernels::GridTable;
+
+template <class T>
+T scale_at(const GridStep<T>& step, std::int64_t) noexcept {
+  return step.scale;
+}
+template <class T>
+T scale_at(const GridTable<T>& table, std::int64_t i) noexcept {
+  return table.scale[i];
+}
+
+template <class T>
+void round_to_levels(const AnyView& src, std::span<const float> scale,
+                     std::optional<std::int64_t> axis, Levels levels, const MutableAnyView& dst,
+                     std::span<std::uint8_t> bits) {
+  constexpr auto where = "quant.fake_quantize_levels";
+  std::vector<GridStep<T>> steps;
+  for (const float each : scale) {
+    check(std::isfinite(each) && each > 0.0f, where, "scale must be finite and > 0", each);
+    steps.push_back({T(1), static_cast<T>(each), T(0), T(0), T(0)});
+  }
+  const GridSteps<T> grids =
+      axis ? GridSteps<T>(std::move(steps), *axis, src.shape(), where, "scale")
+           : GridSteps<T>(steps.front());
+  check_no_nan(src, where);
+  const int powers = levels.powers;
+  transform(
+      src, dst, bits, grids,
+      [powers](const T* from, std::int64_t n, const auto& grid, T* to, std::uint8_t* to_bits) {
+        unsigned byte = 0;
+        for (std::int64_t i = 0; i < n; ++i) {
+          const auto s = static_cast<float>(scale_at(grid, i));
+          const T x = from[i];
+          to[i] = powers == 0 ? binarize(x, s) : nearest_power_of_two(x, s, powers);
+          if (to_bits == nullptr) continue;
+          const double reach = (powers == 0 ? 2.0 : 1.5) * static_cast<double>(s);
+          const bool inside = std::abs(static_cast<double>(x)) <= reach;
+          byte |= static_cast<unsigned>(inside) << (i % 8);
+          if (i % 8 == 7 || i + 1 == n) {
+            to_bits[i / 8] = static_cast<std::uint8_t>(byte);
+            byte = 0;
+          }
+        }
+      });
+}
+
+double best_scale(std::vector<double>& magnitudes, ScaleRule rule) {
+  const auto n = static_cast<double>(magnitudes.size());
+  const double sum = std::accumulate(magnitudes.begin(), magnitudes.end(), 0.0);
+  if (sum == 0.0) return 1.0;
+  if (rule == ScaleRule::binary) return sum / n;
+  if (rule == ScaleRule::twn) {
+    const double threshold = 0.7 * sum / n;
+    double kept = 0.0;
+    double count = 0.0;
+    for (const double m : magnitudes) {
+      if (m > threshold) {
+        kept += m;
+        count += 1.0;
+      }
+    }
+    return kept / count;
+  }
+  std::ranges::sort(magnitudes, std::greater<>());
+  double best = 0.0;
+  double gain = -1.0;
+  double running = 0.0;
+  double k = 0.0;
+  for (const double m : magnitudes) {
+    running += m;
+    k += 1.0;
+    // Relative to the largest, so that squares neither overflow nor vanish.
+    const double found = (running / magnitudes.front()) * (running / magnitudes.front()) / k;
+    if (found > gain) {
+      gain = found;
+      best = running / k;
+    }
+  }
+  return best;
+}
+
+}  // namespace
+
+void fake_quantize_levels(const AnyView& src, std::span<const float> scale,
+                          std::optional<std::int64_t> axis, Levels levels,
+                          const MutableAnyView& dst, std::span<std::uint8_t> bits) {
+  constexpr auto where = "quant.fake_quantize_levels";
+  check_same(src, dst, where, "x");
+  check(levels.powers >= 0 && levels.powers <= 100, where, "powers must be in [0, 100]",
+        levels.powers);
+  check(axis.has_value() ? !scale.empty() : scale.size() == 1, where,
+        "scale must be one number where axis is None", scale.size());
+  if (!bits.empty()) {
+    check_bits(bits, src, where);
+    check_bits(bits, dst, where);
+  }
+  if (src.dtype() == DType::float64) {
+    round_to_levels<double>(src, scale, axis, levels, dst, bits);
+  } else {
+    round_to_levels<float>(src, scale, axis, levels, dst, bits);
+  }
+}
+
+std::vector<float> level_scale(const AnyView& x, ScaleRule rule, std::optional<std::int64_t> axis) {
+  constexpr auto where = "quant.level_scale";
+  if (!is_floating(x.dtype())) [[unlikely]] {
+    throw DTypeError(
+        error_text(where, "x must be float64, float32, float16 or bfloat16", name(x.dtype())));
+  }
+  check(!x.empty(), where, "x must have at least one element", "0");
+  check(!axis || x.rank() > 0, where, "x must have at least 1 dimension where axis is given",
+        "shape ()");
+  ChannelLayout layout;
+  layout.inner = x.size();
+  if (axis) layout = ChannelLayout(x.shape(), normalize_axis(*axis, x.rank(), where));
+  const kernels::FloatMode mode;
+  std::vector<std::vector<double>> magnitudes(static_cast<std::size_t>(layout.channels));
+  bool finite = true;
+  for_each_piece<double>(x, 0, x.size(), [&](const double* src, std::int64_t at, std::int64_t n) {
+    for (std::int64_t i = 0; i < n; ++i) {
+      const auto c = static_cast<std::size_t>((at + i) / layout.inner % layout.channels);
+      magnitudes[c].push_back(std::abs(src[i]));
+      finite = finite && std::isfinite(src[i]);
+    }
+  });
+  check<NonFiniteError>(finite, where, "x must be finite", "NaN or infinity");
+  std::vector<float> scales(magnitudes.size());
+  parallel_for(layout.channels, 1, [&](std::int64_t first, std::int64_t last) {
+    const kernels::FloatMode block_mode;
+    for (auto c = static_cast<std::size_t>(first); c < static_cast<std::size_t>(last); ++c) {
+      const double scale = best_scale(magnitudes[c], rule);
+      scales[c] = static_cast<float>(std::clamp<double>(scale, std::numeric_limits<float>::min(),
+                                                        std::numeric_limits<float>::max()));
+    }
+  });
+  return scales;
+}
+
+namespace {
+
+// The float that rounds to `Half` as x does, although it has fewer digits than a double: to odd.
+float to_odd(double x) noexcept {
+  const auto nearest = static_cast<float>(x);
+  if (static_cast<double>(nearest) == x || !std::isfinite(nearest)) return nearest;
+  auto word = std::bit_cast<std::uint32_t>(nearest);
+  // Toward zero, then the last bit set: whoever rounds next sees that something is left.
+  if (std::abs(static_cast<double>(nearest)) > std::abs(x)) --word;
+  return std::bit_cast<float>(word | 1u);
+}
+
+template <class Half>
+std::uint16_t half_of(double x, std::uint16_t top, Overflow overflow, bool& lost) noexcept {
+  const std::uint16_t bits = Half::from_float(to_odd(x));
+  const bool is_finite = (bits & 0x7fffu) <= top;
+  if (is_finite) return bits;
+  lost = true;
+  if (overflow != Overflow::saturate || !std::isfinite(x)) return bits;
+  return static_cast<std::uint16_t>((bits & 0x8000u) | top);
+}
+
+template <class Half>
+void cast_as(const AnyView& src, const MutableAnyView& dst, std::uint16_t top, Overflow overflow) {
+  constexpr std::int64_t kBlock = 2048;
+  const auto run = [&](bool write) {
+    std::atomic<bool> any_lost{false};
+    parallel_for(src.size(), kGrain, [&](std::int64_t first, std::int64_t last) {
+      const kernels::FloatMode mode;
+      double in[kBlock];
+      std::uint16_t out[kBlock];
+      bool lost = false;
+      for (std::int64_t at = first; at < last; at += kBlock) {
+        const std::int64_t n = std::min(kBlock, last - at);
+        const double* from = kernels::block(src, at, n, in);
+        for (std::int64_t i = 0; i < n; ++i) out[i] = half_of<Half>(from[i], top, overflow, lost);
+        if (write) kernels::scatter(out, at, n, dst);
+      }
+      if (lost) any_lost.store(true, std::memory_order_relaxed);
+    });
+    return any_lost.load();
+  };
+  if (overflow == Overflow::error) {
+    check<NonFiniteError>(!run(false), "quant.cast",
+                          "x must be finite and in the range of " + std::string(name(dst.dtype())) +
+                              " (overflow=\"error\")",
+                          "a value that is not");
+  }
+  run(true);
+}
+
+}  // namespace
+
+void cast(const AnyView& src, const MutableAnyView& dst, Overflow overflow) {
+  constexpr auto where = "quant.cast";
+  if (!is_floating(src.dtype())) [[unlikely]] {
+    throw DTypeError(
+        error_text(where, "x must be float64, float32, float16 or bfloat16", name(src.dtype())));
+  }
+  check<DTypeError>(dst.dtype() == DType::float16 || dst.dtype() == DType::bfloat16, where,
+                    "dtype must be float16 or bfloat16", name(dst.dtype()));
+  check(src.shape() == dst.shape(), where, "out must have the shape of x", dst.shape());
+  const auto [first, last] = extent_of(src);
+  const auto [out_first, out_last] = extent_of(dst);
+  check(last <= out_first || out_last <= first || src.empty(), where,
+        "out must not overlap the input");
+  if (dst.dtype() == DType::float16) cast_as<float16>(src, dst, 0x7bffu, overflow);
+  else cast_as<bfloat16>(src, dst, 0x7f7fu, overflow);
+}
+
+}  // namespace moptcore::inline v0::quant
