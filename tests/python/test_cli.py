@@ -75,6 +75,18 @@ def test_inspect_counts_zeros_and_takes_names_as_text(
     assert f"the file has {model.stat().st_size:,} bytes" in out
 
 
+def test_inspect_shows_the_encodings_of_a_safetensors_file(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "model.safetensors"
+    size = moptcore.pack.save(path, {"[red]w": np.eye(64, dtype=np.float32)})
+    assert main(["inspect", str(path)]) == 0
+    out = capsys.readouterr().out
+    assert "[red]w" in out
+    assert "64x64" in out
+    assert f"16,384 bytes dense; the file has {size:,}" in out
+
+
 def test_errors_of_the_user_are_one_line_and_status_2(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 import moptcore
-from moptcore import evaluation
+from moptcore import evaluation, pack
 from moptcore.cli import require
 from moptcore.cli.diagnosis import diagnosis
 
@@ -54,10 +54,15 @@ def doctor() -> None:
 
 
 @app.command()
-def inspect(model: Annotated[Path, typer.Argument(help="An ONNX file.")]) -> None:
-    """List the tensors of an ONNX file: shape, dtype, zeros, bytes."""
+def inspect(
+    model: Annotated[Path, typer.Argument(help="An ONNX or safetensors file.")],
+) -> None:
+    """List the tensors of a file: shape, dtype, zeros or encoding, bytes."""
     if not model.is_file():
         raise moptcore.Error(f"[cli.inspect] model must be an existing file, got {str(model)!r}")
+    if model.suffix == ".safetensors":
+        Console().print(Text(str(pack.inspect(model))), soft_wrap=True)
+        return
     tensors = evaluation.onnx_tensors(model)
     # Without a frame, and names never cut: what does not fit moves to the next line.
     table = Table(header_style="dim underline", box=None, pad_edge=False, padding=(0, 1, 0, 0))

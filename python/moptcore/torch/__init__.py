@@ -18,6 +18,7 @@ from moptcore.torch.inference import Optimized, optimize_for_gpu, predict
 from moptcore.torch.learned import lsq
 from moptcore.torch.memory import CheckpointedSequential, MemoryUsage, data_loader, memory_usage
 from moptcore.torch.operators import apply_mask, magnitude_mask, soft_target_loss
+from moptcore.torch.pack import load_packed, save_packed
 from moptcore.torch.pruner import Pruner, Schedule
 from moptcore.torch.strip import strip
 from moptcore.torch.training import distill, train
@@ -49,6 +50,7 @@ __all__ = [
     "evaluate",
     "export_onnx",
     "fake_quantize",
+    "load_packed",
     "lsq",
     "magnitude_mask",
     "memory_usage",
@@ -57,6 +59,7 @@ __all__ = [
     "prepare_qat",
     "prune",
     "quantize_static",
+    "save_packed",
     "soft_target_loss",
     "sparsity",
     "strip",
