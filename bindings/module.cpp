@@ -12,6 +12,7 @@ PYBIND11_MODULE(_core, m) {
   const auto quant = m.def_submodule("quant");
   moptcore::bindings::bind_quant(quant);
   moptcore::bindings::bind_quant_learned(quant);
+  moptcore::bindings::bind_quant_weights(quant);
   moptcore::bindings::bind_distill(m.def_submodule("distill"));
   moptcore::bindings::bind_pack(m.def_submodule("pack"));
 }

@@ -11,6 +11,7 @@ void bind_cluster(pybind11::module_ m);
 void bind_prune(pybind11::module_ m);
 void bind_quant(pybind11::module_ m);
 void bind_quant_learned(pybind11::module_ m);
+void bind_quant_weights(pybind11::module_ m);
 void bind_distill(pybind11::module_ m);
 void bind_pack(pybind11::module_ m);
 

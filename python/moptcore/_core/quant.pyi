@@ -17,15 +17,22 @@ __all__: list[str] = [
     "MovingAverageObserver",
     "PercentileObserver",
     "QParams",
+    "adaround",
+    "awq_scales",
+    "bias_correction",
     "cast",
+    "cross_layer_scales",
     "dequantize",
+    "equalize",
     "fake_quantize",
     "fake_quantize_affine",
     "fake_quantize_backward",
     "fake_quantize_levels",
     "fake_quantize_range",
+    "gptq",
     "group_qparams",
     "group_range",
+    "hqq",
     "level_scale",
     "lsq",
     "lsq_backward",
@@ -33,6 +40,8 @@ __all__: list[str] = [
     "pact_backward",
     "qparams_from_range",
     "quantize",
+    "reconstruction_error",
+    "smoothquant_scales",
 ]
 
 class QParams:
@@ -478,6 +487,56 @@ class HistogramObserver:
         float32 vector: one value, or one for each index of `axis`; empty before the first update.
         """
 
+def adaround(
+    weights: ArrayLike,
+    hessian: ArrayLike,
+    qparams: QParams,
+    iterations: int = 500,
+    learning_rate: float = 0.02,
+    regularization: float = 0.02,
+    out: typing.Any = None,
+) -> typing.Any:
+    """
+    AdaRound (Nagel et al. 2020, section 4): for each weight the integer below or above it.
+
+    Learns a rectified sigmoid a weight by Adam on the outputs' error, hessian = X^T X of the inputs
+    [in, in], pressed to 0 or 1 by sum(1 - |2h - 1|^beta), beta from 20 to 2; then turns over single
+    weights while that lowers the error. No row's error exceeds that of rounding to the nearest. No
+    random numbers. weights: [out, in] on the grids of `qparams`. Integers as gptq gives them.
+    """
+
+def awq_scales(
+    weights: ArrayLike,
+    activation_mean: ArrayLike,
+    hessian: ArrayLike,
+    dtype: typing.Any = "int4",
+    group_size: int | None = None,
+    symmetric: bool = True,
+    steps: int = 20,
+) -> tuple[typing.Any, ...]:
+    """
+    AWQ (Lin et al. 2023, section 3.2): (scales [in], exponent).
+
+    Quantize weights * scales and divide the inputs by scales. scales = m^a, normalized, m the mean |x|
+    of each input, with the a of 0, 1/steps, ..., 1 whose error of the outputs is least; 0 means no
+    scaling. hessian: X^T X of the inputs [in, in], or its diagonal [in]. The grids are those of the
+    scaled weights' smallest and largest values, as in group_qparams.
+    """
+
+def bias_correction(
+    weights: ArrayLike,
+    approximation: ArrayLike,
+    mean: ArrayLike,
+    groups: int = 1,
+    out: typing.Any = None,
+) -> typing.Any:
+    """
+    What to add to the bias of a layer with approximate weights: (W - W') E[x], [out].
+
+    Nagel et al. 2019, section 4.2. weights, approximation: [out, in / groups, ...]; mean: the mean of
+    each input channel [in].
+    """
+
 def cast(
     x: ArrayLike, dtype: typing.Any, out: typing.Any = None, overflow: str = "error"
 ) -> typing.Any:
@@ -485,6 +544,17 @@ def cast(
     x as float16 or bfloat16, rounded once, half to even. Finite values beyond the dtype raise
     NonFiniteError, as NaN and infinities do; with overflow="saturate" they become the largest
     finite number, with "infinity" infinite, and NaN and infinities stay.
+    """
+
+def cross_layer_scales(
+    first: ArrayLike, second: ArrayLike, power_of_two: bool = False
+) -> typing.Any:
+    """
+    Cross-layer equalization (Nagel et al. 2019, section 4.1): s = sqrt(r1 / r2), [channels].
+
+    r1, r2: the largest magnitude of each channel in first [channels, ...] and in second
+    [out, channels / groups, ...]. Divide the rows and the bias of the first by s, multiply the input
+    channels of the second. 1 where a range is 0.
     """
 
 def dequantize(
@@ -498,6 +568,21 @@ def dequantize(
     """
     (q - zero_point) * scale as float32, or in the floating dtype of `out`. Packed int4 and
     uint4 need `shape` or `out`. backend="onednn": int8 and uint8, the same bits.
+    """
+
+def equalize(
+    weights: typing.Any,
+    biases: typing.Any = None,
+    power_of_two: bool = False,
+    iterations: int = 100,
+    tolerance: float = 0.001,
+) -> tuple[typing.Any, ...]:
+    """
+    Equalizes a chain of layers with ReLUs between them: (weights, biases), new arrays.
+
+    cross_layer_scales of each pair, applied, until no factor is further than `tolerance` from 1.
+    weights: list of [out, in / groups, ...]; biases: list of [out] or None. power_of_two: factors that
+    change no bit of the network's outputs.
     """
 
 def fake_quantize(
@@ -573,6 +658,30 @@ def fake_quantize_range(
     any axis, bit for bit. bits: min <= x <= max of the nudged range.
     """
 
+def gptq(
+    weights: ArrayLike,
+    hessian: ArrayLike,
+    dtype: typing.Any = "int4",
+    group_size: int | None = None,
+    symmetric: bool = True,
+    damping: float = 0.01,
+    block_size: int = 128,
+    order: str = "none",
+    qparams: QParams | None = None,
+    out: typing.Any = None,
+) -> tuple[typing.Any, ...]:
+    """
+    GPTQ (Frantar et al. 2022, algorithm 1): (integers, QParams).
+
+    Rounds the columns of weights [out, in] one after the other and changes those that are left so
+    that the outputs keep. hessian: X^T X of the inputs [in, in], times any factor; damping times its
+    mean diagonal is added to the diagonal. One grid a row, or one for each group_size neighbours of a
+    row, found when the first column of the group is reached; or those of `qparams`.
+    order="activation" takes the columns with the largest diagonal first, on grids of the given
+    weights. Integers are int8 for int4 and uint8 for uint4, one each; dequantize(q, qp, packed=False)
+    gives the weights. Raises Error where the damped hessian is not positive definite.
+    """
+
 def group_qparams(
     x: ArrayLike,
     group_size: int,
@@ -590,6 +699,26 @@ def group_range(x: ArrayLike, group_size: int, axis: int = -1) -> tuple[typing.A
     (min, max) of each `group_size` neighbours along `axis` as float32 arrays with x's shape,
     but ceil(n / group_size) along `axis`: [out, in] weights give [out, groups]. The last group
     may be incomplete. NaN and infinities raise NonFiniteError.
+    """
+
+def hqq(
+    weights: ArrayLike,
+    dtype: typing.Any = "int4",
+    group_size: int | None = None,
+    symmetric: bool = False,
+    norm: float = 0.7,
+    beta: float = 10.0,
+    growth: float = 1.01,
+    iterations: int = 20,
+    integer_zero: bool = False,
+) -> tuple[typing.Any, ...]:
+    """
+    HQQ (Badri and Shaji 2023): (integers, scale, zero_point) without data.
+
+    weights [out, in] ~ (q - zero_point) * scale with float32 scale and zero_point, [out] or, with
+    group_size, [out, ceil(in / group_size)]. Lowers sum |e|^norm of the errors in steps by half-
+    quadratic splitting: the zero point, or the scale where symmetric. The best of all iterations is
+    kept. integer_zero: zero points are whole numbers of the grid, as QParams wants them.
     """
 
 def level_scale(x: ArrayLike, levels: str = "ternary", axis: int | None = None) -> typing.Any:
@@ -708,4 +837,22 @@ def quantize(
     one, row-major; packed=False: one int8 or uint8 an element.
     backend="onednn": contiguous float32 to int8 or uint8 through oneDNN's reorder, which
     multiplies by 1 / scale: one step away where that rounds to the other side of a tie.
+    """
+
+def reconstruction_error(weights: ArrayLike, approximation: ArrayLike, hessian: ArrayLike) -> float:
+    """
+    The squared error of a layer's outputs: sum over rows of (w - a) H (w - a)^T.
+
+    weights, approximation: [out, in]; hessian: X^T X of the inputs, [in, in], or its diagonal [in].
+    """
+
+def smoothquant_scales(
+    activation_max: ArrayLike, weights: typing.Any, alpha: float = 0.5, power_of_two: bool = False
+) -> typing.Any:
+    """
+    SmoothQuant (Xiao et al. 2022, equation 4): s = max|x|^alpha / max|w|^(1 - alpha), [in].
+
+    Divide the inputs by s and multiply the input channels of all weights that read them (one array
+    [out, in, ...] or a list). 1 where an input or its weights are 0. power_of_two: the nearest power
+    of two, so that nothing is rounded.
     """
