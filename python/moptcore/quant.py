@@ -6,9 +6,9 @@ from __future__ import annotations
 from moptcore._core.quant import (
     EntropyObserver,
     HistogramObserver,
-    MSEObserver,
     MinMaxObserver,
     MovingAverageObserver,
+    MSEObserver,
     PercentileObserver,
     QParams,
     adaround,
