@@ -22,6 +22,7 @@ from moptcore.torch.pack import load_packed, save_packed
 from moptcore.torch.pruner import Pruner, Schedule
 from moptcore.torch.strip import strip
 from moptcore.torch.training import distill, train
+from moptcore.torch.weights import quantize_weights
 
 if TYPE_CHECKING:
     from moptcore.torch import prune
@@ -59,6 +60,7 @@ __all__ = [
     "prepare_qat",
     "prune",
     "quantize_static",
+    "quantize_weights",
     "save_packed",
     "soft_target_loss",
     "sparsity",
