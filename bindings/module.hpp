@@ -15,4 +15,11 @@ void bind_quant_weights(pybind11::module_ m);
 void bind_distill(pybind11::module_ m);
 void bind_pack(pybind11::module_ m);
 
+// The words of _runtime.
+void bind_lowrank(pybind11::module_ m);
+
+/// For functions of _runtime, which links the library a second time: gives it the limit on threads
+/// that the user set in _core.
+void adopt_thread_limit();
+
 }  // namespace moptcore::bindings

@@ -6,20 +6,20 @@
 
 #include "array.hpp"
 #include "constructed.hpp"
+#include "module.hpp"
 
 namespace moptcore::bindings {
 
 namespace py = pybind11;
 
-namespace {
-
-// This module links the library a second time: the limit that the user set is _core's.
 void adopt_thread_limit() {
   PYBIND11_CONSTINIT static py::gil_safe_call_once_and_store<py::object> limit;
   limit.call_once_and_store_result(
       [] { return py::module_::import("moptcore._core").attr("get_num_threads"); });
   set_num_threads(limit.get_stored()().cast<int>());
 }
+
+namespace {
 
 py::object quantize(const Array& x, const QParams& qp, const py::object& out) {
   adopt_thread_limit();
@@ -55,4 +55,5 @@ PYBIND11_MODULE(_runtime, m) {
         "quant.quantize(x, qp, backend=\"onednn\").");
   m.def("dequantize", &bindings::dequantize, "q"_a, "qp"_a, "out"_a = pybind11::none(),
         "quant.dequantize(q, qp, backend=\"onednn\").");
+  bindings::bind_lowrank(m.def_submodule("lowrank"));
 }

@@ -24,11 +24,23 @@ from moptcore._core import (
 
 if TYPE_CHECKING:
     from moptcore import cluster, distill, pack, prune, quant
+    from moptcore import lowrank as lowrank
     from moptcore.evaluation import evaluate
     from moptcore.reporting import report
 
 _ROOMS = frozenset(
-    {"cluster", "core", "distill", "evaluation", "pack", "prune", "quant", "reporting", "torch"}
+    {
+        "cluster",
+        "core",
+        "distill",
+        "evaluation",
+        "lowrank",
+        "pack",
+        "prune",
+        "quant",
+        "reporting",
+        "torch",
+    }
 )
 _FUNCTIONS = {"evaluate": "evaluation", "report": "reporting"}
 

@@ -5,6 +5,8 @@
 
 #include <cstdint>
 
+#include <moptcore/core/export.hpp>
+
 namespace moptcore::inline v0::kernels {
 
 /// A matrix of any strides, in elements.
@@ -16,10 +18,12 @@ struct Matrix {
 };
 
 /// c[i][j] += sum_k a[i][k] b[k][j] for an m x n block of c, whose columns are contiguous. Every
-/// element adds its products in order of k, in runs of 256.
+/// element adds its products in order of k, in runs of 256. The one for double is exported to the
+/// runtime library, as oneDNN has none.
 void product_f32(std::int64_t m, std::int64_t n, std::int64_t depth, const Matrix<const float>& a,
                  const Matrix<const float>& b, const Matrix<float>& c) noexcept;
-void product_f64(std::int64_t m, std::int64_t n, std::int64_t depth, const Matrix<const double>& a,
-                 const Matrix<const double>& b, const Matrix<double>& c) noexcept;
+MOPTCORE_API void product_f64(std::int64_t m, std::int64_t n, std::int64_t depth,
+                              const Matrix<const double>& a, const Matrix<const double>& b,
+                              const Matrix<double>& c) noexcept;
 
 }  // namespace moptcore::inline v0::kernels

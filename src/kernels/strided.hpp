@@ -3,6 +3,7 @@
 // contiguous floats serve every stride and floating dtype. Positions count in row-major order.
 #pragma once
 
+#include <moptcore/core/export.hpp>
 #include <moptcore/core/tensor_view.hpp>
 
 namespace moptcore::inline v0::kernels {
@@ -10,13 +11,14 @@ namespace moptcore::inline v0::kernels {
 /// Copies elements [first, first + n) of `src` (any dtype but packed) into `dst`, converted.
 /// float64 and 64-bit integers round when they go to float.
 void load(const AnyView& src, std::int64_t first, std::int64_t n, float* dst) noexcept;
-void load(const AnyView& src, std::int64_t first, std::int64_t n, double* dst) noexcept;
+MOPTCORE_API void load(const AnyView& src, std::int64_t first, std::int64_t n,
+                       double* dst) noexcept;
 
 /// Copies `n` values into elements [first, first + n) of `dst` (a floating dtype), rounded.
 void store(const float* src, std::int64_t first, std::int64_t n,
            const MutableAnyView& dst) noexcept;
-void store(const double* src, std::int64_t first, std::int64_t n,
-           const MutableAnyView& dst) noexcept;
+MOPTCORE_API void store(const double* src, std::int64_t first, std::int64_t n,
+                        const MutableAnyView& dst) noexcept;
 
 /// Copies elements [first, first + n) of the raw bytes of a strided tensor whose elements have
 /// 1, 2, 4 or 8 bytes, unconverted, to or from a contiguous array.

@@ -8,8 +8,10 @@ from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-WORDS = {"cluster", "core", "prune", "quant", "distill", "pack"}
+WORDS = {"cluster", "core", "prune", "quant", "distill", "pack", "lowrank"}
 TECHNIQUES = WORDS - {"core"}
+# Words that are compiled into the runtime target and bound in _runtime: they need oneDNN.
+ONEDNN = {"lowrank"}
 # Words of targets and modules of their own, above the others.
 UPPER = {"runtime"}
 
