@@ -485,3 +485,29 @@ def test_the_grouped_assignment_is_the_nearest_value() -> None:
         centroids = clusterer.codebooks["weight"].centroids
         nearest = (latent[:, :, None].double() - centroids[:, None].double()).abs().argmin(2)
         assert torch.equal(clusterer.codebooks["weight"].indices, nearest)
+
+
+@pytest.mark.parametrize("sharing", [{}, {"axis": 0}, {"group_size": 20}])
+@pytest.mark.parametrize("update", ["centroids", "straight_through"])
+def test_other_devices_compute_what_the_cpu_computes(
+    update: str, sharing: dict[str, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run(on_cpu: bool) -> dict[str, torch.Tensor]:
+        torch.manual_seed(7)
+        model = Net()
+        clusterer = mct.cluster(model, 4, update=update, **sharing)
+        pruner = mct.Pruner(model, ConstantSparsity(0.5, 3, frequency=2))
+        optimizer = torch.optim.SGD(model.parameters(), 0.1, momentum=0.9)
+        for step in range(1, 7):
+            train_step(model, optimizer, step)
+            with monkeypatch.context() as patch:
+                if not on_cpu:
+                    # A tensor that says that it is elsewhere takes the way of torch operations.
+                    patch.setattr(torch.Tensor, "is_cpu", property(lambda _: False))
+                clusterer.step()
+                pruner.step()
+        return model.state_dict()
+
+    one, other = run(True), run(False)
+    for name in one:
+        assert torch.equal(one[name], other[name]), name
