@@ -52,7 +52,7 @@ endfunction()
 # machine may lack.
 function(moptcore_need_zstd)
   moptcore_dependency(zstd zstd::libzstd_static https://github.com/facebook/zstd
-    f8745da6ff1ad1e7bab384bd1f9d742439278e99 libzstd-dev
+    794ea1b0afca0f020f4e57b6732332231fb23c70 libzstd-dev
     OPTIONS ZSTD_BUILD_PROGRAMS=OFF ZSTD_BUILD_SHARED=OFF ZSTD_BUILD_TESTS=OFF
       ZSTD_LEGACY_SUPPORT=OFF
     SOURCE_SUBDIR build/cmake)
