@@ -12,15 +12,19 @@
 #include <array>
 #include <atomic>
 #include <cerrno>
+#include <charconv>
 #include <cstdio>
+#include <map>
+#include <numeric>
 #include <optional>
 #include <set>
-#include <sstream>
 #include <system_error>
 #include <utility>
 
 #include "bytes.hpp"
+#include "checksum.hpp"
 #include "safetensors.hpp"
+#include "stream.hpp"
 
 namespace moptcore::inline v0::pack {
 namespace {
@@ -28,7 +32,10 @@ namespace {
 constexpr auto kSave = "pack.save";
 constexpr std::string_view kKey = "moptcore.pack";
 constexpr std::string_view kSuffix = "::pack";
-constexpr std::size_t kPrefix = 8;  // the length of the header
+constexpr std::string_view kBundle = "::pack::pack";  // no tensor has a name that gives this one
+constexpr std::size_t kPrefix = 8;                    // the length of the header
+// What a line in the header costs is little beside more bytes than these.
+constexpr std::size_t kMostBundled = 4096;
 
 [[noreturn]] void fail(const std::string& path) {
   throw std::system_error(errno, std::generic_category(), path);
@@ -60,23 +67,26 @@ void write_all(int file, const void* data, std::size_t size, const std::string& 
   }
 }
 
-std::string shape_text(const Shape& shape) {
-  std::string out = "[";
-  for (int axis = 0; axis < shape.rank(); ++axis) {
-    out += (axis == 0 ? "" : ",") + std::to_string(shape[axis]);
-  }
-  return out + ']';
+// With its terminator, so that "a", "bc" are not "ab", "c".
+std::uint32_t name_sum(const std::string& name, std::uint32_t crc) {
+  return crc32({reinterpret_cast<const std::uint8_t*>(name.c_str()), name.size() + 1}, crc);
 }
 
-std::string text_of(const Description& description) {
-  return std::string(v0::name(description.dtype)) + shape_text(description.shape) + ' ' +
-         description.encoding;
-}
-
-std::string dense_text(std::uint32_t crc) {
+// The checksum of all names tells that none was lost or damaged; the others are those of the
+// tensors that stay as they are. Both in the order of the names.
+std::string sums_text(const std::map<std::string, std::optional<std::uint32_t>>& sums) {
   constexpr std::string_view kHex = "0123456789abcdef";
-  std::string out = "dense ";
-  for (int shift = 28; shift >= 0; shift -= 4) out += kHex[crc >> shift & 15];
+  std::string out = "1";
+  const auto put = [&](std::uint32_t crc) {
+    out += ' ';
+    for (int shift = 28; shift >= 0; shift -= 4) out += kHex[crc >> shift & 15];
+  };
+  std::uint32_t names = 0;
+  for (const auto& [name, sum] : sums) names = name_sum(name, names);
+  put(names);
+  for (const auto& [name, sum] : sums) {
+    if (sum) put(*sum);
+  }
   return out;
 }
 
@@ -85,8 +95,9 @@ struct Packed {
   const Named* source = nullptr;
   PoolBuffer copy;
   ByteSpan dense;
-  Bytes encoded;  // empty: stays as it is
-  std::string text;
+  std::uint32_t sum = 0;  // of the dense bytes
+  Bytes encoded;          // empty: stays as it is
+  Bytes bundled;          // empty: too large, or asked to stay as it is
 };
 
 Packed pack_one(const Named& named) {
@@ -101,27 +112,44 @@ Packed pack_one(const Named& named) {
     data = packed.copy.get();
   }
   packed.dense = {static_cast<const std::uint8_t*>(data), static_cast<std::size_t>(bytes)};
-  packed.text = dense_text(crc32(packed.dense));
+  packed.sum = crc32(packed.dense);
   const Encoding& encoding = named.encoding;
   const bool as_is = !encoding.any_layout && !encoding.any_values &&
                      encoding.layout == Layout::dense && encoding.values == Values::raw &&
                      encoding.coder == Coder::raw;
-  if (as_is || bytes == 0) return packed;
+  if (as_is) return packed;
   Bytes encoded = encode(AnyView(data, tensor.dtype(), tensor.shape()), encoding);
-  const Description description = describe(encoded);
-  std::string text = text_of(description);
-  // What an encoded tensor adds to the header is paid for by its bytes.
-  const std::size_t extra =
-      kSuffix.size() + std::max(text.size(), packed.text.size()) - packed.text.size() + 8;
-  if (encoded.size() + extra < packed.dense.size()) {
+  if (encoded.size() <= kMostBundled) packed.bundled = encoded;
+  // What the longer name adds to the header is paid for by its bytes.
+  if (encoded.size() + kSuffix.size() + 8 < packed.dense.size()) {
     packed.encoded = std::move(encoded);
-    packed.text = std::move(text);
   }
   return packed;
 }
 
+// varint bytes of the names; one stream of them, each as varint length and characters; for each
+// name varint length and the bytes of `encode`; u32 CRC-32 of all before it.
+Bytes bundle_of(const std::vector<const Packed*>& tensors) {
+  Bytes names;
+  for (const Packed* tensor : tensors) {
+    const std::string& name = tensor->source->name;
+    put_varint(names, name.size());
+    names.insert(names.end(), name.begin(), name.end());
+  }
+  Bytes out;
+  put_varint(out, names.size());
+  put_stream(out, names, 8, Coder::best);
+  for (const Packed* tensor : tensors) {
+    put_varint(out, tensor->bundled.size());
+    put_bytes(out, tensor->bundled);
+  }
+  put_checksum(out);
+  return out;
+}
+
 struct Plan {
   std::string header;
+  Bytes bundle;
   std::vector<ByteSpan> parts;
   std::int64_t bytes = 0;
 };
@@ -136,26 +164,38 @@ int file_order(DType dtype) {
   return static_cast<int>(std::find(kOrder.begin(), kOrder.end(), dtype) - kOrder.begin());
 }
 
-Plan plan_of(const std::vector<Packed>& tensors, Metadata metadata, bool packed) {
+enum class Manner : std::uint8_t { plain, packed, bundled };
+
+Plan plan_of(const std::vector<Packed>& tensors, Metadata metadata, Manner manner) {
   std::vector<std::pair<Line, ByteSpan>> lines;
-  Strings encodings;
+  std::map<std::string, std::optional<std::uint32_t>> sums;
+  std::vector<const Packed*> small;
+  Plan plan;
+  const auto put_encoded = [&](const std::string& name, ByteSpan bytes) {
+    lines.push_back({{name, "U8", {static_cast<std::int64_t>(bytes.size())}, 0, 0}, bytes});
+  };
   for (const Packed& tensor : tensors) {
-    const bool encoded = packed && !tensor.encoded.empty();
     const std::string& name = tensor.source->name;
-    Line line;
-    line.name = encoded ? name + std::string(kSuffix) : name;
-    line.dtype = encoded ? "U8" : safetensors_name(tensor.source->tensor.dtype());
-    const ByteSpan bytes = encoded ? ByteSpan(tensor.encoded) : tensor.dense;
-    if (encoded) line.shape = {static_cast<std::int64_t>(bytes.size())};
-    else line.shape = tensor.source->tensor.shape();
-    encodings[name] = tensor.text;
-    lines.emplace_back(std::move(line), bytes);
+    sums[name] = std::nullopt;
+    if (manner == Manner::bundled && !tensor.bundled.empty()) {
+      small.push_back(&tensor);
+    } else if (manner != Manner::plain && !tensor.encoded.empty()) {
+      put_encoded(name + std::string(kSuffix), tensor.encoded);
+    } else {
+      sums[name] = tensor.sum;
+      const AnyView& view = tensor.source->tensor;
+      lines.push_back(
+          {{name, std::string(safetensors_name(view.dtype())), view.shape(), 0, 0}, tensor.dense});
+    }
+  }
+  if (!small.empty()) {
+    plan.bundle = bundle_of(small);
+    put_encoded(std::string(kBundle), plan.bundle);
   }
   std::sort(lines.begin(), lines.end(), [](const auto& a, const auto& b) {
     return std::pair(file_order(dtype_named(a.first)), a.first.name) <
            std::pair(file_order(dtype_named(b.first)), b.first.name);
   });
-  Plan plan;
   std::uint64_t next = 0;
   std::vector<Line> ordered;
   for (auto& [line, bytes] : lines) {
@@ -164,7 +204,7 @@ Plan plan_of(const std::vector<Packed>& tensors, Metadata metadata, bool packed)
     plan.parts.push_back(bytes);
     ordered.push_back(line);
   }
-  if (packed) metadata[std::string(kKey)] = encodings_text(encodings);
+  if (manner != Manner::plain) metadata[std::string(kKey)] = sums_text(sums);
   plan.header = header_text(metadata, ordered);
   check(plan.header.size() <= kMostHeader, kSave, "the header must have at most 100000000 bytes",
         plan.header.size());
@@ -224,9 +264,12 @@ std::int64_t save(const std::string& path, std::span<const Named> tensors,
       throw Error(std::string(error.what()) + " (tensor '" + named.name + "')");
     }
   }
-  const Plan small = plan_of(packed, metadata, true);
-  const Plan plain = plan_of(packed, metadata, false);
-  const Plan& best = small.bytes < plain.bytes ? small : plain;
+  Plan best = plan_of(packed, metadata, Manner::packed);
+  // Only this library reads a bundle: it must be worth that.
+  Plan bundled = plan_of(packed, metadata, Manner::bundled);
+  if (bundled.bytes + bundled.bytes / 100 < best.bytes) best = std::move(bundled);
+  Plan plain = plan_of(packed, metadata, Manner::plain);
+  if (plain.bytes <= best.bytes) best = std::move(plain);
   write_file(path, best);
   return best.bytes;
 }
@@ -286,41 +329,80 @@ struct Reader::File {
   }
 
   void list(std::vector<Line>& found) {
-    std::map<std::string, Line*> by_name;
-    for (Line& line : found) by_name[line.name] = &line;
-    if (const auto ours = metadata.find(std::string(kKey)); ours != metadata.end()) {
-      const Strings encodings = parse_encodings(ours->second);
+    const auto ours = metadata.find(std::string(kKey));
+    const bool packed = ours != metadata.end();
+    std::string text;
+    if (packed) {
+      text = ours->second;
       metadata.erase(ours);
-      for (const auto& [name, text] : encodings) {
-        const bool dense = text.starts_with("dense ");
-        const auto line = by_name.find(dense ? name : name + std::string(kSuffix));
-        check<FormatError>(line != by_name.end(), kRead,
-                           "every tensor that the metadata names must be there",
-                           '\'' + name.substr(0, 80) + '\'');
-        if (dense) add_dense(*line->second, text);
-        else add_encoded(name, text, *line->second);
-        by_name.erase(line);
-      }
-      check<FormatError>(by_name.empty(), kRead,
-                         "the metadata must name every tensor; tensors that it does not",
-                         by_name.size());
-    } else {
-      for (const auto& [name, line] : by_name) add_dense(*line, {});
     }
+    for (Line& line : found) {
+      if (packed && line.name == kBundle) add_bundle(line);
+      else if (packed && line.name.ends_with(kSuffix)) add_encoded(std::move(line));
+      else add_dense(std::move(line));
+    }
+    sort_entries();
+    sums.resize(entries.size());
+    if (packed) take_sums(text);
   }
 
-  void add_dense(Line& line, std::string_view text) {
-    std::optional<std::uint32_t> sum;
-    if (!text.empty()) {
+  [[nodiscard]] bool is_encoded(std::size_t index) const {
+    return lines[index].name != entries[index].name;
+  }
+
+  // "1", the checksum of the names and those of the tensors that stay as they are.
+  void take_sums(std::string_view text) {
+    constexpr std::size_t kDigits = 8;
+    check<FormatError>(text.starts_with("1 "), kRead,
+                       "the version of \"moptcore.pack\" must be 1, but it begins with",
+                       shown(text.substr(0, 8)));
+    std::vector<std::uint32_t> numbers;
+    for (std::size_t at = 1; at < text.size(); at += 1 + kDigits) {
+      const std::string_view digits = text.substr(at + 1, kDigits);
+      const bool proper = text[at] == ' ' && digits.size() == kDigits &&
+                          digits.find_first_not_of("0123456789abcdef") == std::string_view::npos;
+      check<FormatError>(proper, kRead,
+                         "the checksums in \"moptcore.pack\" must have 8 hexadecimal digits, byte",
+                         at);
       std::uint32_t value = 0;
-      for (const char c : text.substr(6)) {
-        value = value * 16 + static_cast<std::uint32_t>(c <= '9' ? c - '0' : c - 'a' + 10);
-      }
-      check<FormatError>(text == dense_text(value), kRead,
-                         "a tensor that is as it was must have 'dense' and 8 hexadecimal digits",
-                         text.size());
-      sum = value;
+      std::from_chars(digits.data(), digits.data() + kDigits, value, 16);
+      numbers.push_back(value);
     }
+    std::size_t next = 1;
+    std::uint32_t names = 0;
+    for (std::size_t i = 0; i < entries.size(); ++i) {
+      const std::string& name = entries[i].name;
+      names = name_sum(name, names);
+      if (is_encoded(i)) continue;
+      check<FormatError>(next < numbers.size(), kRead,
+                         "every tensor that stays as it is must have a checksum", shown(name));
+      sums[i] = numbers[next++];
+    }
+    check<FormatError>(next == numbers.size(), kRead,
+                       "every checksum must have its tensor, checksums", numbers.size());
+    check<FormatError>(names == numbers[0], kRead,
+                       "the names must have their checksum: one is missing or damaged, tensors",
+                       entries.size());
+  }
+
+  void sort_entries() {
+    std::vector<std::size_t> order(entries.size());
+    std::iota(order.begin(), order.end(), std::size_t{0});
+    std::sort(order.begin(), order.end(),
+              [&](std::size_t a, std::size_t b) { return entries[a].name < entries[b].name; });
+    std::vector<Entry> sorted_entries;
+    std::vector<Line> sorted_lines;
+    for (const std::size_t i : order) {
+      check<FormatError>(sorted_entries.empty() || sorted_entries.back().name != entries[i].name,
+                         kRead, "a tensor must be there once", shown(entries[i].name));
+      sorted_entries.push_back(std::move(entries[i]));
+      sorted_lines.push_back(std::move(lines[i]));
+    }
+    entries = std::move(sorted_entries);
+    lines = std::move(sorted_lines);
+  }
+
+  void add_dense(Line&& line) {
     const auto bytes = static_cast<std::int64_t>(line.last - line.first);
     // A dtype that moptcore lacks is an error when its tensor is read, not for the others.
     const bool known = [&] {
@@ -333,24 +415,45 @@ struct Reader::File {
     }();
     entries.push_back({line.name, known ? dtype_named(line) : DType::uint8, line.shape,
                        known ? "dense" : line.dtype, bytes, bytes});
-    lines.push_back(line);
-    sums.push_back(sum);
+    lines.push_back(std::move(line));
   }
 
-  void add_encoded(const std::string& name, const std::string& text, Line& line) {
+  void add_encoded(Line&& line) {
     check<FormatError>(line.dtype == "U8" && line.shape.rank() == 1, kRead,
                        "an encoded tensor must be U8 with one dimension", line.dtype);
     const Bytes encoded = read_line(line);
+    add_bytes(line.name.substr(0, line.name.size() - kSuffix.size()), encoded, std::move(line));
+  }
+
+  void add_bytes(std::string name, ByteSpan encoded, Line&& line) {
     const Description description = describe_header(encoded);
-    const std::string start =
-        std::string(v0::name(description.dtype)) + shape_text(description.shape) + ' ';
-    check<FormatError>(text.starts_with(start), kRead,
-                       "the metadata must state dtype and shape that the bytes have, " + start,
-                       text.substr(0, 80));
-    entries.push_back({name, description.dtype, description.shape, text.substr(start.size()),
+    entries.push_back({std::move(name), description.dtype, description.shape, "packed",
                        description.dense_bytes, description.packed_bytes});
-    lines.push_back(line);
-    sums.emplace_back();
+    lines.push_back(std::move(line));
+  }
+
+  void add_bundle(const Line& bundle) {
+    check<FormatError>(bundle.dtype == "U8" && bundle.shape.rank() == 1, kRead,
+                       "a bundle must be U8 with one dimension", bundle.dtype);
+    const Bytes bytes = read_line(bundle);
+    check<FormatError>(checksum_holds(bytes), kRead,
+                       "a bundle must have its checksum: the file was damaged, bytes",
+                       bytes.size());
+    Cursor cursor(ByteSpan(bytes).first(bytes.size() - 4));
+    // As for tensors: a reader allocates at most 1024 times the bytes of the file.
+    Bytes names(cursor.varint(1024 * bytes.size(), "the bytes of the names in a bundle"));
+    StreamReader(cursor, nullptr).take(names, 8, "names");
+    for (Cursor left(names); left.left() > 0;) {
+      const ByteSpan characters = left.take(left.varint(left.left(), "the bytes of a name"));
+      std::string name(characters.begin(), characters.end());
+      check<FormatError>(is_utf8(name), kRead, "a name must be UTF-8");
+      const std::uint64_t length = cursor.varint(cursor.left(), "the bytes of a tensor");
+      Line line{name + std::string(kSuffix), "U8", {}, bundle.first + cursor.at(), 0};
+      line.last = line.first + length;
+      add_bytes(std::move(name), cursor.take(length), std::move(line));
+    }
+    check<FormatError>(cursor.left() == 0, kRead,
+                       "every tensor in a bundle must have a name, bytes", cursor.left());
   }
 };
 
@@ -382,8 +485,7 @@ void Reader::read(std::size_t index, const MutableAnyView& out) const {
   check(index < file_->entries.size(), kRead, "index must be below the number of tensors", index);
   const Entry& entry = file_->entries[index];
   const Line& line = file_->lines[index];
-  const bool encoded = line.name != entry.name;
-  if (encoded) {
+  if (file_->is_encoded(index)) {
     try {
       decode(file_->read_line(line), out);
     } catch (const FormatError& error) {
@@ -415,7 +517,7 @@ Description Reader::describe(std::size_t index) const {
   check(index < file_->entries.size(), kRead, "index must be below the number of tensors", index);
   const Entry& entry = file_->entries[index];
   const Line& line = file_->lines[index];
-  if (line.name != entry.name) return pack::describe(file_->read_line(line));
+  if (file_->is_encoded(index)) return pack::describe(file_->read_line(line));
   return {entry.dtype, entry.shape, entry.encoding, entry.dense_bytes, entry.packed_bytes, {}};
 }
 

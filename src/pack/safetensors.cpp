@@ -36,15 +36,6 @@ int bits_of(std::string_view dtype) {
   return 0;
 }
 
-// As much of a name as an error needs.
-std::string shown(std::string_view text) {
-  std::string out = "'";
-  for (const char c : text.substr(0, 80)) out += c >= ' ' && c != 127 ? c : '?';
-  // A character cut in two would not be UTF-8.
-  while (!is_utf8(out)) out.pop_back();
-  return out + (text.size() > 80 ? "...'" : "'");
-}
-
 // The part of JSON that headers use: objects of known depth, strings, whole numbers.
 class Scanner {
  public:
@@ -316,6 +307,14 @@ void check_bytes(const Line& line) {
 
 }  // namespace
 
+std::string shown(std::string_view text) {
+  std::string out = "'";
+  for (const char c : text.substr(0, 80)) out += c >= ' ' && c != 127 ? c : '?';
+  // A character cut in two would not be UTF-8.
+  while (!is_utf8(out)) out.pop_back();
+  return out + (text.size() > 80 ? "...'" : "'");
+}
+
 bool is_utf8(std::string_view text) noexcept {
   for (std::size_t i = 0; i < text.size();) {
     const auto lead = static_cast<unsigned char>(text[i]);
@@ -390,26 +389,6 @@ std::string header_text(const Strings& metadata, const std::vector<Line>& lines)
   out += '}';
   out.resize((out.size() + 7) / 8 * 8, ' ');
   return out;
-}
-
-std::string encodings_text(const Strings& encodings) {
-  std::string out = "{\"version\":1,\"tensors\":";
-  put_strings(out, encodings);
-  return out + '}';
-}
-
-Strings parse_encodings(std::string_view json) {
-  Scanner scanner(json, "the metadata \"moptcore.pack\" must be JSON");
-  Strings encodings;
-  std::uint64_t version = 0;
-  scanner.object([&](const std::string& key) {
-    if (key == "version") version = scanner.number();
-    else if (key == "tensors") encodings = scanner.strings();
-    else scanner.fail("it must have version and tensors only, but has " + shown(key));
-  });
-  scanner.end();
-  check<FormatError>(version == 1, kRead, "the version of \"moptcore.pack\" must be 1", version);
-  return encodings;
 }
 
 std::string_view safetensors_name(DType dtype) noexcept {

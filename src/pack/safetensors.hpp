@@ -39,11 +39,10 @@ struct Header {
 /// The lines in the order given; padded with spaces so that the data begin at a multiple of 8.
 [[nodiscard]] std::string header_text(const Strings& metadata, const std::vector<Line>& lines);
 
-/// {"version":1,"tensors":{name: text}}: what our metadata key holds, and back.
-[[nodiscard]] std::string encodings_text(const Strings& encodings);
-[[nodiscard]] Strings parse_encodings(std::string_view json);
-
 [[nodiscard]] bool is_utf8(std::string_view text) noexcept;
+
+/// As much of a name as an error needs.
+[[nodiscard]] std::string shown(std::string_view text);
 
 /// "F32" for float32; FormatError's kin UnsupportedError where moptcore has no such dtype.
 [[nodiscard]] std::string_view safetensors_name(DType dtype) noexcept;

@@ -1,8 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 // Standard safetensors files. A tensor that stays as it is has its own name, dtype and shape there;
-// an encoded one is the U8 tensor "<name>::pack" with the bytes of `encode`. The metadata key
-// "moptcore.pack" is JSON: {"version":1,"tensors":{"<name>":"float32[8,4] bitmap+rans", ...}},
-// where tensors that stay as they are have "dense <CRC-32 in hex>".
+// an encoded one is the U8 tensor "<name>::pack" with the bytes of `encode`. Where it makes the
+// file at least 1 % smaller, tensors of at most 4096 such bytes share one line of the header, as
+// the U8 tensor "::pack::pack":
+//   varint bytes of the names; one stream (encoding.hpp) of them, each a varint length and UTF-8
+//   for each name varint length and the bytes of `encode`
+//   u32 CRC-32 of all bytes before it
+// The metadata key "moptcore.pack" is "1", the version, and CRC-32 in 8 hexadecimal digits, each
+// behind a space: that of all names, a byte of 0 behind each, and those of the bytes of the tensors
+// that stay as they are. Both in the order of the names.
 #pragma once
 
 #include <cstdint>
@@ -32,17 +38,17 @@ struct Entry {
   std::string name;
   DType dtype = DType::float32;
   Shape shape;
-  std::string encoding;  ///< "dense", "codebook4+rans", ...
+  std::string encoding;  ///< "dense", or "packed": what it is in full, `describe` says
   std::int64_t dense_bytes = 0;
   std::int64_t packed_bytes = 0;  ///< in the file, without its line in the header
 };
 
 /// Writes the tensors to `path`, at once: a reader sees the old file or the whole new one. A tensor
-/// that its encoding does not shrink stays as it is, and where packing shrinks nothing the file is
-/// a plain one: it is never larger than the safetensors file of the tensors as they are with the
-/// same metadata. Returns its bytes. Throws Error for names that are not UTF-8, occur twice or end
-/// in "::pack" and for the metadata key "moptcore.pack"; std::system_error where the file cannot be
-/// written.
+/// that its encoding does not shrink, or that is to be dense and plain, stays as it is; small ones
+/// may be bundled. Where packing shrinks nothing the file is a plain one: it is never larger than
+/// the safetensors file of the tensors as they are with the same metadata. Returns its bytes.
+/// Throws Error for names that are not UTF-8, occur twice or end in "::pack" and for the metadata
+/// key "moptcore.pack"; std::system_error where the file cannot be written.
 MOPTCORE_API std::int64_t save(const std::string& path, std::span<const Named> tensors,
                                const Metadata& metadata = {});
 

@@ -36,7 +36,8 @@ TEST_CASE("A saved file holds its tensors and metadata", "[pack]") {
   std::vector<float> weight(10'000);
   for (std::size_t i = 0; i < weight.size(); i += 9) weight[i] = static_cast<float>(i % 7) - 3.5f;
   const std::vector<double> bias = {1.0, -0.0, 2.5};
-  const std::vector<Named> tensors = {{"weight", weight, {}}, {"bias", bias, {}}};
+  const std::vector<Named> tensors = {{"weight", weight, {}},
+                                      {"bias", bias, parse_encoding("dense+plain")}};
   const std::int64_t bytes = save(path, tensors, {{"format", "pt"}});
   CHECK(bytes == static_cast<std::int64_t>(std::filesystem::file_size(path)));
   CHECK(bytes < 3000);  // a bit and a third each, and the header
