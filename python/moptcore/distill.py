@@ -3,6 +3,24 @@
 
 from __future__ import annotations
 
-from moptcore._core.distill import feature_loss, soft_target_loss
+from moptcore._core.distill import (
+    attention_loss,
+    average_teachers,
+    cosine_loss,
+    dist_loss,
+    feature_loss,
+    relational_loss,
+    similarity_loss,
+    soft_target_loss,
+)
 
-__all__ = ["feature_loss", "soft_target_loss"]
+__all__ = [
+    "attention_loss",
+    "average_teachers",
+    "cosine_loss",
+    "dist_loss",
+    "feature_loss",
+    "relational_loss",
+    "similarity_loss",
+    "soft_target_loss",
+]

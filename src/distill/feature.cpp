@@ -2,14 +2,14 @@
 #include <moptcore/distill/feature.hpp>
 
 #include <algorithm>
-#include <sstream>
 #include <string>
 #include <vector>
 
 #include <moptcore/core/parallel.hpp>
 #include <moptcore/core/pool.hpp>
 
-#include "kernels/product.hpp"
+#include "distill/kept_rows.hpp"
+#include "distill/product.hpp"
 #include "kernels/squared_error.hpp"
 #include "kernels/strided.hpp"
 
@@ -18,7 +18,6 @@ namespace {
 
 constexpr auto kWhere = "distill.feature_loss";
 constexpr std::int64_t kGrain = 4 * kernels::kScratch;
-constexpr std::int64_t kTile = 64;  // rows and columns of a product that one block computes
 
 double squared_error(const float* a, const float* b, std::int64_t n, float scale, float* grad) {
   return kernels::squared_error_f32(a, b, n, scale, grad);
@@ -26,34 +25,6 @@ double squared_error(const float* a, const float* b, std::int64_t n, float scale
 
 double squared_error(const double* a, const double* b, std::int64_t n, double scale, double* grad) {
   return kernels::squared_error_f64(a, b, n, scale, grad);
-}
-
-using kernels::Matrix;
-
-void block_product(std::int64_t m, std::int64_t n, std::int64_t depth, const Matrix<const float>& a,
-                   const Matrix<const float>& b, const Matrix<float>& c) {
-  kernels::product_f32(m, n, depth, a, b, c);
-}
-
-void block_product(std::int64_t m, std::int64_t n, std::int64_t depth,
-                   const Matrix<const double>& a, const Matrix<const double>& b,
-                   const Matrix<double>& c) {
-  kernels::product_f64(m, n, depth, a, b, c);
-}
-
-// c += a b on several threads.
-template <class T>
-void product(std::int64_t m, std::int64_t n, std::int64_t depth, const Matrix<const T>& a,
-             const Matrix<const T>& b, const Matrix<T>& c) {
-  const std::int64_t across = block_count(n, kTile);
-  parallel_for(block_count(m, kTile) * across, 1, [&](std::int64_t tile, std::int64_t) {
-    const std::int64_t row = tile / across * kTile;
-    const std::int64_t col = tile % across * kTile;
-    block_product(std::min(kTile, m - row), std::min(kTile, n - col), depth,
-                  {a.data + row * a.row_stride, a.row_stride, a.col_stride},
-                  {b.data + col * b.col_stride, b.row_stride, b.col_stride},
-                  {c.data + row * c.row_stride + col, c.row_stride, 1});
-  });
 }
 
 // A tensor as contiguous T: its own memory where it is so, else a copy.
@@ -103,12 +74,6 @@ class Result {
   T* data_;
 };
 
-std::string text(const Shape& shape) {
-  std::ostringstream out;
-  out << shape;
-  return out.str();
-}
-
 void check_floating(const AnyView& view, const char* argument) {
   check<DTypeError>(is_floating(view.dtype()), kWhere,
                     std::string(argument) + " must be float64, float32, float16 or bfloat16",
@@ -123,7 +88,8 @@ void check_like(const AnyView& view, const AnyView& like, const std::string& arg
       argument + " must have the " + source + "'s dtype " + std::string(name(like.dtype())),
       name(view.dtype()));
   check(view.shape() == like.shape(), kWhere,
-        argument + " must have the " + source + "'s shape " + text(like.shape()), view.shape());
+        argument + " must have the " + source + "'s shape " + shape_text(like.shape()),
+        view.shape());
 }
 
 template <class T>
@@ -206,14 +172,14 @@ void check_adaptor(const AnyView& student, const AnyView& teacher,
   Shape expected = student.shape();
   expected[expected.rank() - 1] = out;
   check(teacher.shape() == expected, kWhere,
-        "teacher must have the adapted shape " + text(expected), teacher.shape());
+        "teacher must have the adapted shape " + shape_text(expected), teacher.shape());
   check_like(adaptor_grad.weight, adaptor.weight, "the adaptor's gradient", "adaptor");
   check(adaptor.bias.has_value() == adaptor_grad.bias.has_value(), kWhere,
         "the bias and its gradient must be given together");
   if (adaptor.bias) {
     check_floating(*adaptor.bias, "bias");
     check(adaptor.bias->shape() == Shape{out}, kWhere,
-          "bias must have the adaptor's outputs " + text(Shape{out}), adaptor.bias->shape());
+          "bias must have the adaptor's outputs " + shape_text(Shape{out}), adaptor.bias->shape());
     check_like(*adaptor_grad.bias, *adaptor.bias, "the bias's gradient", "bias");
   }
 }
@@ -233,23 +199,39 @@ void check_disjoint(const AnyView& one, const AnyView& other) {
         "the gradients must not overlap each other or another input");
 }
 
+KeptRows kept_rows(const AnyView& mask, const AnyView& student) {
+  check(student.rank() >= 1, kWhere, "student must have rows for a mask", student.shape());
+  return {mask, without_axis(student.shape(), student.rank() - 1), kWhere};
+}
+
 bool wide(const AnyView& student, const AnyView& teacher) {
   return student.dtype() == DType::float64 || teacher.dtype() == DType::float64;
 }
 
 }  // namespace
 
-double feature_loss(const AnyView& student, const AnyView& teacher, const MutableAnyView& grad) {
+double feature_loss(const AnyView& student, const AnyView& teacher, const MutableAnyView& grad,
+                    const std::optional<AnyView>& mask) {
   check_features(student, teacher, grad);
   check(teacher.shape() == student.shape(), kWhere,
-        "teacher must have the student's shape " + text(student.shape()), teacher.shape());
+        "teacher must have the student's shape " + shape_text(student.shape()), teacher.shape());
+  if (mask) {
+    const KeptRows rows = kept_rows(*mask, student);
+    auto s = rows.pack(student);
+    auto t = rows.pack(teacher);
+    auto g = rows.empty(grad);
+    const double loss = feature_loss(s.view(), t.view(), g.view());
+    rows.spread(g, grad);
+    return loss;
+  }
   return wide(student, teacher) ? elementwise<double>(student, teacher, grad)
                                 : elementwise<float>(student, teacher, grad);
 }
 
 double feature_loss(const AnyView& student, const AnyView& teacher,
                     const FeatureAdaptor<AnyView>& adaptor, const MutableAnyView& grad,
-                    const FeatureAdaptor<MutableAnyView>& adaptor_grad) {
+                    const FeatureAdaptor<MutableAnyView>& adaptor_grad,
+                    const std::optional<AnyView>& mask) {
   check_features(student, teacher, grad);
   check_adaptor(student, teacher, adaptor, adaptor_grad);
   const std::vector<AnyView> inputs = adaptor.bias
@@ -263,6 +245,15 @@ double feature_loss(const AnyView& student, const AnyView& teacher,
     if (i == 0) continue;
     check_disjoint(student, outputs[i]);
     check_disjoint(teacher, outputs[i]);
+  }
+  if (mask) {
+    const KeptRows rows = kept_rows(*mask, student);
+    auto s = rows.pack(student);
+    auto t = rows.pack(teacher);
+    auto g = rows.empty(grad);
+    const double loss = feature_loss(s.view(), t.view(), adaptor, g.view(), adaptor_grad);
+    rows.spread(g, grad);
+    return loss;
   }
   return wide(student, teacher) ? adapted<double>(student, teacher, adaptor, grad, adaptor_grad)
                                 : adapted<float>(student, teacher, adaptor, grad, adaptor_grad);

@@ -4,7 +4,6 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
-#include <sstream>
 #include <string>
 #include <utility>
 #include <vector>
@@ -12,7 +11,7 @@
 #include <moptcore/core/parallel.hpp>
 #include <moptcore/core/pool.hpp>
 
-#include "distill/rows.hpp"
+#include "distill/dense.hpp"
 #include "kernels/soft_targets.hpp"
 
 namespace moptcore::inline v0::distill {
@@ -76,13 +75,13 @@ class Task {
                       "teacher must be float64, float32, float16 or bfloat16",
                       name(teacher.dtype()));
     check(teacher.shape() == student.shape(), where,
-          "teacher must have the student's shape " + text(student.shape()), teacher.shape());
+          "teacher must have the student's shape " + shape_text(student.shape()), teacher.shape());
     check(classes_ > 0, where, "student must have at least one class", student.shape());
     check<DTypeError>(grad.dtype() == student.dtype(), where,
                       "out must have the student's dtype " + std::string(name(student.dtype())),
                       name(grad.dtype()));
     check(grad.shape() == student.shape(), where,
-          "out must have the student's shape " + text(student.shape()), grad.shape());
+          "out must have the student's shape " + shape_text(student.shape()), grad.shape());
     check_no_partial_overlap(student, grad, where, "out");
     check_no_partial_overlap(teacher, grad, where, "out");
   }
@@ -93,7 +92,7 @@ class Task {
                           !is_packed(labels.dtype()),
                       where, "labels must have an integer dtype", name(labels.dtype()));
     check(labels.shape() == rows, where,
-          "labels must have the student's shape without the class axis, " + text(rows),
+          "labels must have the student's shape without the class axis, " + shape_text(rows),
           labels.shape());
     check_no_partial_overlap(labels, grad, where, "out");
     labels_.resize(static_cast<std::size_t>(labels.size()));
@@ -133,12 +132,6 @@ class Task {
       case DType::uint64: return copy.operator()<std::uint64_t>();
       default: return kernels::gather(labels, 0, n, labels_.data());
     }
-  }
-
-  static std::string text(const Shape& shape) {
-    std::ostringstream out;
-    out << shape;
-    return out.str();
   }
 
   template <class T>
@@ -242,21 +235,176 @@ class Task {
   bool wide_ = false;
 };
 
+// Replaces each row by its z-scores and returns the rows' deviations; 0 for a row of equal values,
+// whose scores are 0.
+std::vector<double> standardize(std::vector<double>& rows, std::int64_t classes) {
+  const std::int64_t n = static_cast<std::int64_t>(rows.size()) / classes;
+  std::vector<double> deviations(static_cast<std::size_t>(n));
+  parallel_for(n, rows_a_block(classes), [&](std::int64_t first, std::int64_t last) {
+    for (std::int64_t r = first; r < last; ++r) {
+      double* const x = rows.data() + r * classes;
+      const double factor = to_unit(x, classes);
+      const bool equal = std::all_of(x, x + classes, [&](double value) { return value == *x; });
+      double sum = 0.0;
+      for (std::int64_t c = 0; c < classes; ++c) sum += x[c];
+      const double mean = sum / static_cast<double>(classes);
+      double squares = 0.0;
+      for (std::int64_t c = 0; c < classes; ++c) {
+        x[c] -= mean;
+        squares += x[c] * x[c];
+      }
+      const double deviation = equal && std::isfinite(mean)
+                                   ? 0.0
+                                   : std::sqrt(squares / static_cast<double>(classes - 1));
+      for (std::int64_t c = 0; c < classes; ++c) x[c] = deviation == 0.0 ? 0.0 : x[c] / deviation;
+      deviations[static_cast<std::size_t>(r)] = deviation / factor;
+    }
+  });
+  return deviations;
+}
+
+// Turns the gradient by z-scores into that by the values they were made of, and adds `other`.
+void unstandardize(const std::vector<double>& scores, const std::vector<double>& deviations,
+                   std::int64_t classes, double weight, const std::vector<double>& other,
+                   std::vector<double>& grad) {
+  const auto n = static_cast<double>(classes);
+  parallel_for(static_cast<std::int64_t>(deviations.size()), rows_a_block(classes),
+               [&](std::int64_t first, std::int64_t last) {
+                 for (std::int64_t r = first; r < last; ++r) {
+                   const double deviation = deviations[static_cast<std::size_t>(r)];
+                   const double* const z = scores.data() + r * classes;
+                   double* const g = grad.data() + r * classes;
+                   double sum = 0.0;
+                   double along = 0.0;
+                   for (std::int64_t c = 0; c < classes; ++c) {
+                     sum += g[c];
+                     along += g[c] * z[c];
+                   }
+                   for (std::int64_t c = 0; c < classes; ++c) {
+                     const double step =
+                         deviation == 0.0 ? 0.0
+                                          : (g[c] - sum / n - z[c] * along / (n - 1.0)) / deviation;
+                     g[c] = weight * step + other[static_cast<std::size_t>(r * classes + c)];
+                   }
+                 }
+               });
+}
+
+// The teacher's term on z-scores and the labels' on the logits as they are.
+double standardized(const AnyView& student, const AnyView& teacher,
+                    const std::optional<AnyView>& labels, SoftTargetOptions options,
+                    const MutableAnyView* losses, const MutableAnyView& grad, const char* where) {
+  // Its checks are all that there are to make.
+  (void)Task(student, teacher, labels, options, grad, where);
+  const int axis = normalize_axis(options.axis, student.rank(), where);
+  const std::int64_t classes = student.shape()[axis];
+  const double alpha = labels ? options.alpha : 1.0;
+  options.standardize = false;
+  options.axis = -1;
+  const AnyView logits = axis_last(student, axis);
+  const Shape shape = logits.shape();
+  const auto size = static_cast<std::size_t>(student.size());
+  const std::size_t rows = size / static_cast<std::size_t>(classes);
+  std::vector<double> by_labels(size);
+  std::vector<double> label_losses(rows);
+  double loss = 0.0;
+  const auto view = [&](std::vector<double>& values) {
+    return MutableAnyView(values.data(), DType::float64, shape);
+  };
+  const auto one_term = [&](const AnyView& s, const AnyView& t, double weight,
+                            std::vector<double>& each, std::vector<double>& by) {
+    SoftTargetOptions term = options;
+    term.alpha = weight;
+    const MutableAnyView to(each.data(), DType::float64, without_axis(student.shape(), axis));
+    return Task(s, t, labels, term, view(by), where).run(&to);
+  };
+  if (alpha < 1.0) {
+    loss += (1.0 - alpha) * one_term(logits, logits, 0.0, label_losses, by_labels);
+    for (double& value : by_labels) value *= 1.0 - alpha;
+    for (double& value : label_losses) value *= 1.0 - alpha;
+  }
+  std::vector<double> by(size);
+  if (alpha > 0.0) {
+    std::vector<double> s = load_all(logits);
+    std::vector<double> t = load_all(axis_last(teacher, axis));
+    const std::vector<double> deviations = standardize(s, classes);
+    standardize(t, classes);
+    std::vector<double> teacher_losses(rows);
+    loss += alpha * one_term(view(s), view(t), 1.0, teacher_losses, by);
+    unstandardize(s, deviations, classes, alpha, by_labels, by);
+    for (std::size_t r = 0; r < rows; ++r) label_losses[r] += alpha * teacher_losses[r];
+  } else {
+    by = by_labels;
+  }
+  store_all(by, axis_last(grad, axis));
+  if (losses != nullptr) store_all(label_losses, *losses);
+  return loss;
+}
+
+double whole(const AnyView& student, const AnyView& teacher, const std::optional<AnyView>& labels,
+             const SoftTargetOptions& options, const MutableAnyView* losses,
+             const MutableAnyView& grad, const char* where) {
+  if (options.standardize) {
+    return standardized(student, teacher, labels, options, losses, grad, where);
+  }
+  return Task(student, teacher, labels, options, grad, where).run(losses);
+}
+
+double masked(const AnyView& student, const AnyView& teacher, const std::optional<AnyView>& labels,
+              const SoftTargetOptions& options, const AnyView& mask, const MutableAnyView* losses,
+              const MutableAnyView& grad, const char* where) {
+  check_pair(student, teacher, grad, where);
+  check_same_shape(student, teacher, where);
+  const int axis = normalize_axis(options.axis, student.rank(), where);
+  const Shape shape = without_axis(student.shape(), axis);
+  const KeptRows rows(mask, shape, where);
+  const MutableAnyView to = axis_last(grad, axis);
+  auto s = rows.pack(axis_last(student, axis));
+  auto t = rows.pack(axis_last(teacher, axis));
+  auto g = rows.empty(to);
+  SoftTargetOptions last = options;
+  last.axis = -1;
+  std::optional<KeptRows::Copy> y;
+  std::optional<AnyView> kept_labels;
+  if (labels) {
+    check(labels->shape() == shape, where,
+          "labels must have the student's shape without the class axis, " + shape_text(shape),
+          labels->shape());
+    check<DTypeError>(!is_packed(labels->dtype()), where, "labels must have an integer dtype",
+                      name(labels->dtype()));
+    y = rows.pack(*labels);
+    kept_labels = y->flat();
+  }
+  double loss = 0.0;
+  if (losses == nullptr) {
+    loss = whole(s.view(), t.view(), kept_labels, last, nullptr, g.view(), where);
+  } else {
+    auto each = rows.empty(*losses);
+    const MutableAnyView flat = each.flat();
+    loss = whole(s.view(), t.view(), kept_labels, last, &flat, g.view(), where);
+    rows.spread(each, *losses);
+  }
+  rows.spread(g, to);
+  return loss;
+}
+
 }  // namespace
 
 double soft_target_loss(const AnyView& student, const AnyView& teacher,
                         const std::optional<AnyView>& labels, const SoftTargetOptions& options,
-                        const MutableAnyView& grad) {
-  return Task(student, teacher, labels, options, grad, "distill.soft_target_loss").run(nullptr);
+                        const MutableAnyView& grad, const std::optional<AnyView>& mask) {
+  constexpr auto where = "distill.soft_target_loss";
+  if (mask) return masked(student, teacher, labels, options, *mask, nullptr, grad, where);
+  return whole(student, teacher, labels, options, nullptr, grad, where);
 }
 
 double soft_target_losses(const AnyView& student, const AnyView& teacher,
                           const std::optional<AnyView>& labels, const SoftTargetOptions& options,
-                          const MutableAnyView& losses, const MutableAnyView& grad) {
+                          const MutableAnyView& losses, const MutableAnyView& grad,
+                          const std::optional<AnyView>& mask) {
   constexpr auto where = "distill.soft_target_losses";
   SoftTargetOptions each = options;
   each.reduction = Reduction::none;
-  const Task task(student, teacher, labels, each, grad, where);
   const Shape rows =
       without_axis(student.shape(), normalize_axis(options.axis, student.rank(), where));
   check<DTypeError>(is_floating(losses.dtype()), where,
@@ -266,7 +414,8 @@ double soft_target_losses(const AnyView& student, const AnyView& teacher,
   check_no_partial_overlap(student, losses, where, "losses");
   check_no_partial_overlap(teacher, losses, where, "losses");
   check_no_partial_overlap(grad, losses, where, "losses");
-  return task.run(&losses);
+  if (mask) return masked(student, teacher, labels, each, *mask, &losses, grad, where);
+  return whole(student, teacher, labels, each, &losses, grad, where);
 }
 
 }  // namespace moptcore::inline v0::distill

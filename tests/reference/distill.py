@@ -70,3 +70,103 @@ def feature_loss(student, teacher, adaptor=None, bias=None):
     if adaptor is None:
         return loss, step, None, None
     return loss, (step @ adaptor).reshape(student.shape), step.T @ rows, step.sum(axis=0)
+
+
+def attention_loss(student, teacher, p=2, axis=1, mask=None):
+    """Sample by sample, position by position."""
+    maps = []
+    for features in (student, teacher):
+        rows = np.moveaxis(np.asarray(features, np.float64), axis, -1)
+        sums = np.zeros(rows.shape[:-1])
+        for at in np.ndindex(*sums.shape):
+            if mask is None or mask[at]:
+                sums[at] = sum(abs(x) ** p for x in rows[at])
+        for sample in sums:
+            norm = np.sqrt(np.sum(sample**2))
+            sample /= norm or 1.0
+        maps.append(sums)
+    kept = maps[0].size if mask is None else np.count_nonzero(mask)
+    return np.sum((maps[0] - maps[1]) ** 2) / max(kept, 1)
+
+
+def huber(x):
+    return 0.5 * x * x if abs(x) < 1 else abs(x) - 0.5
+
+
+def relational_loss(student, teacher, distance=25.0, angle=50.0):
+    """Pair by pair and triple by triple."""
+    found = []
+    for features in (student, teacher):
+        x = np.asarray(features, np.float64).reshape(len(features), -1)
+        n = len(x)
+        d = np.array([[np.linalg.norm(a - b) for b in x] for a in x])
+        relative = d / d[d != 0].mean() if np.any(d) else d
+        cosines = np.zeros((n, n, n))
+        for i in range(n):
+            for j in range(n):
+                for k in range(n):
+                    if d[i, j] and d[i, k]:
+                        cosines[i, j, k] = (x[j] - x[i]) @ (x[k] - x[i]) / (d[i, j] * d[i, k])
+        found.append((relative, cosines))
+    (ds, cs), (dt, ct) = found
+    by_distance = np.mean([huber(v) for v in (ds - dt).ravel()])
+    return distance * by_distance + angle * np.mean([huber(v) for v in (cs - ct).ravel()])
+
+
+def similarity_loss(student, teacher):
+    """From the whole matrices G."""
+    alike = []
+    for features in (student, teacher):
+        x = np.asarray(features, np.float64).reshape(len(features), -1)
+        g = np.array([[a @ b for b in x] for a in x])
+        norms = np.linalg.norm(g, axis=1, keepdims=True)
+        alike.append(g / np.where(norms == 0, 1, norms))
+    return np.mean((alike[0] - alike[1]) ** 2)
+
+
+def pearson(a, b):
+    """0 where one of them does not vary."""
+    a, b = a - a.mean(), b - b.mean()
+    norms = np.linalg.norm(a) * np.linalg.norm(b)
+    return float(a @ b / norms) if norms > 1e-28 else 0.0
+
+
+def dist_loss(student, teacher, inter=1.0, intra=1.0, temperature=1.0):
+    """Of logits [rows, classes]."""
+    p = np.exp(log_softmax(np.asarray(student, np.float64) / temperature))
+    q = np.exp(log_softmax(np.asarray(teacher, np.float64) / temperature))
+    rows = np.mean([1 - pearson(a, b) for a, b in zip(p, q, strict=True)])
+    classes = np.mean([1 - pearson(a, b) for a, b in zip(p.T, q.T, strict=True)])
+    return temperature**2 * (inter * rows + intra * classes)
+
+
+def cosine_loss(student, teacher):
+    """Of rows in the last axis."""
+    s = np.asarray(student, np.float64).reshape(-1, np.shape(student)[-1])
+    t = np.asarray(teacher, np.float64).reshape(s.shape)
+    losses = []
+    for a, b in zip(s, t, strict=True):
+        norms = np.linalg.norm(a) * np.linalg.norm(b)
+        losses.append(1 - (a @ b / norms if norms else 0.0))
+    return np.mean(losses)
+
+
+def standardized(logits):
+    """z-scores of the rows, n - 1 degrees of freedom; equal logits have 0."""
+    x = np.asarray(logits, np.float64)
+    deviation = x.std(axis=-1, ddof=1, keepdims=True)
+    return np.where(deviation == 0, 0, (x - x.mean(axis=-1, keepdims=True)) / deviation)
+
+
+def slopes(loss, student, step=1e-6):
+    """The gradient of a scalar function of float64, by central differences."""
+    x = np.array(student, np.float64)
+    grad = np.zeros_like(x)
+    for at in np.ndindex(*x.shape):
+        value = x[at]
+        x[at] = value + step
+        above = loss(x)
+        x[at] = value - step
+        grad[at] = (above - loss(x)) / (2 * step)
+        x[at] = value
+    return grad

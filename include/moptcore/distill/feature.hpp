@@ -22,15 +22,19 @@ struct FeatureAdaptor {
 /// The mean squared difference of two tensors of one shape, and its gradient by the student in
 /// `grad`, which has the student's dtype and may be the student itself. Computed in float and
 /// summed in double (in double if either input is float64); equal bits at any number of threads.
-/// NaN and infinities propagate. An empty tensor has loss 0.
+/// NaN and infinities propagate. An empty tensor has loss 0. `mask`, bool in the shape without
+/// the last axis, tells the rows that count: the others are not read and not in the divisor.
 MOPTCORE_API double feature_loss(const AnyView& student, const AnyView& teacher,
-                                 const MutableAnyView& grad);
+                                 const MutableAnyView& grad,
+                                 const std::optional<AnyView>& mask = std::nullopt);
 
-/// The same after the adaptor, which has gradients too: `adaptor_grad` has the shapes and dtypes
-/// of `adaptor` and a bias where it has one. Takes memory for the teacher's features once, and
-/// for a copy of each input that is strided or has another dtype than the computation.
+/// The same after the adaptor: the hint of FitNets (Romero et al., arXiv:1412.6550). The adaptor
+/// has gradients too: `adaptor_grad` has the shapes and dtypes of `adaptor` and a bias where it has
+/// one. Takes memory for the teacher's features once, and for a copy of each input that is strided
+/// or has another dtype than the computation.
 MOPTCORE_API double feature_loss(const AnyView& student, const AnyView& teacher,
                                  const FeatureAdaptor<AnyView>& adaptor, const MutableAnyView& grad,
-                                 const FeatureAdaptor<MutableAnyView>& adaptor_grad);
+                                 const FeatureAdaptor<MutableAnyView>& adaptor_grad,
+                                 const std::optional<AnyView>& mask = std::nullopt);
 
 }  // namespace moptcore::inline v0::distill

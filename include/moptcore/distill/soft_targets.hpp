@@ -4,6 +4,8 @@
 // and the smoothed target y = (1 - eps) onehot(label) + eps / classes, one row has
 //   loss = alpha T^2 sum_j q_j (log q_j - log p_j) - (1 - alpha) sum_j y_j log softmax(student)_j
 //   grad = alpha T (p - q) + (1 - alpha) (softmax(student) - y).
+// With standardized logits p and q come from z = (x - mean(x)) / std(x) instead, of n - 1 degrees
+// of freedom over the row, and d z_j / d x_i = (delta_ij - 1 / n - z_i z_j / (n - 1)) / std(x).
 #pragma once
 
 #include <algorithm>
@@ -32,6 +34,7 @@ struct SoftTargetOptions {
   double label_smoothing = 0.0;      ///< eps in [0, 1]
   std::int64_t ignore_index = -100;  ///< rows with this label count nowhere
   Reduction reduction = Reduction::batchmean;
+  bool standardize = false;  ///< z-scores of the logits in the teacher's term, not in the labels'
 };
 
 namespace detail {
@@ -104,15 +107,23 @@ inline double soft_target_row(std::span<const double> student, std::span<const d
 /// and shape and may be the student itself. Float rows are computed in float and summed in double
 /// (double if either input is float64), with three rows of scratch a thread; equal bits at any
 /// number of threads. Reduction::none returns the sum; see soft_target_losses for the rows.
+/// `mask`, bool in the rows' shape, tells the rows that count: the others are not read, their
+/// labels neither, and have gradient 0.
+///
+/// options.standardize: Sun, Ren, Li, Wang and Cao, "Logit standardization in knowledge
+/// distillation", arXiv:2403.01427. Computed in double with four times the logits in memory. A row
+/// of equal logits has z = 0 and gradient 0; -inf has no z-score and makes its row NaN.
 MOPTCORE_API double soft_target_loss(const AnyView& student, const AnyView& teacher,
                                      const std::optional<AnyView>& labels,
-                                     const SoftTargetOptions& options, const MutableAnyView& grad);
+                                     const SoftTargetOptions& options, const MutableAnyView& grad,
+                                     const std::optional<AnyView>& mask = std::nullopt);
 
 /// The same with reduction none: `losses`, of the rows' shape and a floating dtype, receives the
 /// loss of each row (0 for ignored rows). options.reduction is not read. Returns their sum.
 MOPTCORE_API double soft_target_losses(const AnyView& student, const AnyView& teacher,
                                        const std::optional<AnyView>& labels,
                                        const SoftTargetOptions& options,
-                                       const MutableAnyView& losses, const MutableAnyView& grad);
+                                       const MutableAnyView& losses, const MutableAnyView& grad,
+                                       const std::optional<AnyView>& mask = std::nullopt);
 
 }  // namespace moptcore::inline v0::distill
