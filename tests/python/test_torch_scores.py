@@ -36,7 +36,7 @@ def _one_thread() -> Iterator[None]:
 def everywhere(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Also as on devices that the core cannot reach."""
     if request.param == "composite":
-        for module in (masking, mct.pruner.scoring):
+        for module in (masking, mct.pruner.scoring, mct.pruner.scoring.inputs):
             monkeypatch.setattr(module, "on_core", lambda tensor: False)
     return str(request.param)
 
@@ -191,7 +191,7 @@ def test_wanda_ranks_each_output_by_weight_times_input_norm(everywhere: str) -> 
 
 
 def test_obs_divides_by_the_inverse_hessian_of_the_inputs(everywhere: str) -> None:
-    model = nn.Sequential(nn.Linear(6, 4), nn.Conv1d(1, 1, 1))
+    model = nn.Sequential(nn.Linear(6, 4), nn.ConvTranspose1d(1, 1, 1))
     x = torch.randn(50, 6) @ torch.randn(6, 6)
     weight = model[0].weight.detach().double()
     hessian = 2 * x.double().T @ x.double()
@@ -209,7 +209,7 @@ def test_obs_divides_by_the_inverse_hessian_of_the_inputs(everywhere: str) -> No
     pruner = mct.Pruner(First(), ONCE, scores="obs", data=[x])
     pruner.step()
     assert torch.equal(pruner.masks["layers.0.weight"], expected)
-    assert "the inputs of Conv1d are not known" in pruner.coverage[1].reason
+    assert "the inputs of ConvTranspose1d are not known" in pruner.coverage[1].reason
     convolution = nn.Conv2d(2, 3, 2, stride=2, padding=1, dilation=1)
     pruner = mct.Pruner(convolution, ONCE, scores="obs", data=[torch.randn(8, 2, 5, 5)])
     pruner.step()

@@ -20,6 +20,7 @@ from moptcore.torch.memory import CheckpointedSequential, MemoryUsage, data_load
 from moptcore.torch.operators import apply_mask, magnitude_mask, soft_target_loss
 from moptcore.torch.pack import load_packed, save_packed
 from moptcore.torch.pruner import Pruner, Schedule
+from moptcore.torch.reconstruction import prune_with_reconstruction
 from moptcore.torch.strip import strip
 from moptcore.torch.training import distill, train
 from moptcore.torch.weights import quantize_weights
@@ -59,6 +60,7 @@ __all__ = [
     "predict",
     "prepare_qat",
     "prune",
+    "prune_with_reconstruction",
     "quantize_static",
     "quantize_weights",
     "save_packed",

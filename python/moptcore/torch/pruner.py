@@ -65,6 +65,16 @@ class _Called:
         return step == 1 or self.sparsity(step) != self.sparsity(step - 1)
 
 
+class _Never:
+    """No masks but those that were given."""
+
+    def sparsity(self, step: int) -> float:
+        raise AssertionError(f"no masks are due at step {step}")
+
+    def should_prune(self, step: int) -> bool:
+        return False
+
+
 class Pruner:
     """Prunes by a schedule: call `step()` once after every finished optimizer step.
 
@@ -76,7 +86,7 @@ class Pruner:
         names, shapes, state_dict, copies and pickles of the module stay as they are.
     schedule: absolute targets: round(n * sparsity) zeros in each parameter, or in all of them
         together with scope="global". A function step -> sparsity renews masks whenever its value
-        changes; a GradualNM needs structure=(n, m) with its n and m.
+        changes; a GradualNM needs structure=(n, m) with its n and m. None: `masks` stay.
     structure: None prunes single weights; "channel" whole output channels by their L2 norm;
         (n, m) keeps n of every m weights along the input channels, the schedule then only says
         when; {"block": (r, c)} blocks of the weight as a matrix [outputs, rest].
@@ -95,6 +105,8 @@ class Pruner:
     regrow: RigL: a CosineRegrowth or a function step -> fraction of the kept weights to exchange
         for those of largest gradient, at steps that renew no masks. Grown weights start at 0.
     data: batches for scores that need them: arguments, (argument, ...) or keyword mappings.
+    masks: what to keep until the schedule renews it: bool tensors by parameter name, True = kept,
+        such as {"fc.weight": model.fc.weight != 0}. Without a schedule only these are held.
 
     Raises Error for bad arguments and warns when the schedule would never prune.
     """
@@ -102,7 +114,7 @@ class Pruner:
     def __init__(
         self,
         model: torch.nn.Module,
-        schedule: Schedule | Callable[[int], float],
+        schedule: Schedule | Callable[[int], float] | None = None,
         scope: str = "layer",
         structure: Structure = None,
         include: Pattern | Iterable[Pattern] | None = None,
@@ -115,11 +127,14 @@ class Pruner:
         maximum: Bounds = None,
         regrow: Any = None,
         data: Iterable[Any] | None = None,
+        masks: Mapping[str, torch.Tensor] | None = None,
     ) -> None:
         if not isinstance(model, torch.nn.Module):
             raise TypeError(f"[torch.Pruner] model must be a Module, got {type(model).__name__}")
         if callable(schedule) and not hasattr(schedule, "should_prune"):
             schedule = _Called(schedule)
+        if schedule is None and masks is not None:
+            schedule = _Never()
         if not (hasattr(schedule, "sparsity") and hasattr(schedule, "should_prune")):
             raise TypeError(
                 "[torch.Pruner] schedule must have sparsity(step) and should_prune(step), "
@@ -157,6 +172,8 @@ class Pruner:
         self._step = 0
         self._scores, self._regrow, self._data = scores, regrow, data
         self._norms = scoring.norms_behind(self._model) if scores == "batch_norm" else {}
+        given = _given(self._model, masks)
+        self._only = set(given) if isinstance(schedule, _Never) else None
         found = selection.find(
             self._model,
             include,
@@ -172,6 +189,13 @@ class Pruner:
             _Target(name, found.parameters[name].shape, rule, rows[name])
             for name, rule in found.rules.items()
         ]
+        for target in self._targets:
+            mask = given.pop(id(self._weight(target)), None)
+            target.bits = None if mask is None else masking.pack(mask)
+        if given:
+            ids = {id(each): name for name, each in self._model.named_parameters()}
+            left = ", ".join(ids[each] for each in given)
+            raise Error(f"[torch.Pruner] masks must be of selected parameters, got {left}")
         self._minimum = self._bounds(minimum, "minimum")
         self._maximum = self._bounds(maximum, "maximum")
         if strict:
@@ -179,7 +203,7 @@ class Pruner:
         together.join(self)
         if not self._targets:
             warnings.warn("[torch.Pruner] no parameter is selected", stacklevel=2)
-        elif self._next_update() is None:
+        elif self._only is None and self._next_update() is None:
             warnings.warn(
                 "[torch.Pruner] the schedule never prunes: should_prune is False at every step "
                 "from 1 on",
@@ -371,6 +395,8 @@ class Pruner:
     def _rule_for(
         self, module: torch.nn.Module, weight: torch.Tensor
     ) -> tuple[masking.Rule | None, str]:
+        if self._only is not None and id(weight) not in self._only:
+            return None, "no mask is given"
         rule, why = masking.rule_for(self._structure, module, weight)
         if rule is None:
             return rule, why
@@ -403,6 +429,13 @@ class Pruner:
             float(next((share for pattern, share in pairs if _covers(pattern, t.name)), default))
             for t in self._targets
         ]
+
+    def _explain(self, rows: tuple[Coverage, ...]) -> None:
+        """Has `coverage` say what another function did and why not."""
+        self._rows = rows
+        by_name = {row.name: row for row in rows}
+        for target in self._targets:
+            target.row = by_name[target.name]
 
     def _weight(self, target: _Target) -> torch.Tensor:
         return selection.parameter(self._model, target.name, target.shape, "torch.Pruner")
@@ -517,9 +550,7 @@ class Pruner:
             if weight.grad is None:
                 found.append(moved)
                 continue
-            wide = torch.float64 if weight.dtype == torch.float64 else torch.float32
-            step = weight.detach().to(wide) * self._due(target, weight.grad).to(wide)
-            found.append(-step if moved is None else moved.to(step.device) - step)
+            found.append(scoring.moved(weight, self._due(target, weight.grad), moved))
         return found
 
     def _regrown(self, step: int) -> dict[str, torch.Tensor]:
@@ -551,7 +582,7 @@ class Pruner:
         notes = [target.row.reason] if target.row.reason else []
         if kept == 0:
             notes.append("every weight is pruned")
-        after = {"nonzeros": kept, "sparsity": 1.0 - kept / max(size, 1)}
+        after = {**target.row.after, "nonzeros": kept, "sparsity": 1.0 - kept / max(size, 1)}
         return replace(target.row, reason="; ".join(notes), after=after)
 
     def _fingerprint(self) -> str:
@@ -580,6 +611,30 @@ class Pruner:
                 if first_only:
                     break
         return found
+
+
+def _given(
+    model: torch.nn.Module, masks: Mapping[str, torch.Tensor] | None
+) -> dict[int, torch.Tensor]:
+    """Masks on the devices of their parameters, by the ids of these."""
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    found: dict[int, torch.Tensor] = {}
+    for name, mask in (masks or {}).items():
+        if name not in parameters:
+            raise Error(f"[torch.Pruner] masks must be of parameters of the model, got {name!r}")
+        parameter = parameters[name]
+        if not isinstance(mask, torch.Tensor) or mask.dtype != torch.bool:
+            got = mask.dtype if isinstance(mask, torch.Tensor) else type(mask).__name__
+            raise DTypeError(f"[torch.Pruner] masks must be bool tensors, got {got} for {name}")
+        if mask.shape != parameter.shape:
+            raise Error(
+                f"[torch.Pruner] masks must have the parameter's shape {tuple(parameter.shape)}, "
+                f"got {tuple(mask.shape)} for {name}"
+            )
+        if id(parameter) in found:
+            raise Error(f"[torch.Pruner] masks must name a tied parameter once, got also {name}")
+        found[id(parameter)] = mask.to(parameter.device)
+    return found
 
 
 def _covers(pattern: str, name: str) -> bool:

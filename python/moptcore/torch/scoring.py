@@ -10,6 +10,8 @@ from typing import Any
 import torch
 
 from moptcore import Error, _core
+from moptcore.torch import inputs
+from moptcore.torch.inputs import wide
 from moptcore.torch.masking import Rule, on_core
 
 __all__ = [
@@ -20,6 +22,7 @@ __all__ = [
     "aggregated",
     "check",
     "gather",
+    "moved",
     "norms_behind",
     "score",
     "snip_total",
@@ -34,7 +37,6 @@ OF_DATA = ("wanda", "obs")
 OF_GRADIENTS = ("taylor", "snip", "movement")
 _NAMES = ("magnitude", "lamp", *OF_GRADIENTS, *OF_DATA, *OF_CHANNELS)
 _NORMS = (torch.nn.BatchNorm1d, torch.nn.BatchNorm2d, torch.nn.BatchNorm3d)
-_CONVOLUTIONS = (torch.nn.Conv1d, torch.nn.Conv2d, torch.nn.Conv3d)
 
 
 def check(scores: Any, structure: Any, data: Any) -> None:
@@ -60,14 +62,12 @@ def why_not(
     if scores == "batch_norm" and (module not in norms or norms[module].weight is None):
         return "scores='batch_norm': no BatchNorm with weights is known behind it"
     if scores in OF_DATA:
-        linear = isinstance(module, torch.nn.Linear)
-        kinds = (torch.nn.Conv2d,) if scores == "obs" else _CONVOLUTIONS
-        if not linear and not isinstance(module, kinds):
-            return f"scores='{scores}': the inputs of {type(module).__name__} are not known"
-        if not linear and module.groups != 1:
-            return f"scores='{scores}': groups must be 1, got {module.groups}"
-        if parameter is not module.weight:
-            return f"scores='{scores}': only the weight meets the inputs"
+        why = inputs.why_unknown(module, parameter)
+        groups: Any = getattr(module, "groups", 1)
+        if not why and groups != 1:
+            why = f"groups must be 1, got {groups}"
+        if why:
+            return f"scores='{scores}': {why}"
     return ""
 
 
@@ -95,7 +95,7 @@ def score(
             else:
                 found = core.taylor_score(weight, grad)
         else:
-            product = _wide(weight) * _wide(grad)
+            product = wide(weight) * wide(grad)
             found = product.square() if scores == "taylor" else product.abs() / (total or 1.0)
     elif scores == "lamp":
         found = core.lamp_score(weight) if core is not None else _lamp(weight)
@@ -106,12 +106,18 @@ def score(
         found = statistic.detach().abs()
     elif scores == "wanda":
         assert statistic is not None
-        shape = [-1 if each == 1 else 1 for each in range(weight.dim())]
-        found = _wide(weight).abs() * statistic.to(_wide(weight).dtype).reshape(shape)
+        if core is not None:
+            found = core.wanda_score(weight, statistic)
+        else:
+            shape = [-1 if each == 1 else 1 for each in range(weight.dim())]
+            found = wide(weight).abs() * statistic.to(wide(weight).dtype).reshape(shape)
     elif scores == "obs":
         assert statistic is not None
-        inverse = statistic.reshape(weight.shape[1:]).to(_wide(weight).dtype)
-        found = _wide(weight).square() / (2 * inverse)
+        inverse = statistic.reshape(weight.shape[1:])
+        if core is not None:
+            found = core.obs_score(weight, inverse.expand_as(weight))
+        else:
+            found = wide(weight).square() / (2 * inverse.to(wide(weight).dtype))
     else:
         found = weight.abs()
     return found
@@ -119,7 +125,7 @@ def score(
 
 def snip_total(weight: torch.Tensor, grad: torch.Tensor) -> float:
     """Sum of |w g|: those of all layers make scores comparable."""
-    return float((_wide(weight.detach()) * _wide(grad.detach())).abs().sum())
+    return float((wide(weight.detach()) * wide(grad.detach())).abs().sum())
 
 
 def aggregated(found: torch.Tensor, rule: Rule) -> torch.Tensor:
@@ -127,7 +133,7 @@ def aggregated(found: torch.Tensor, rule: Rule) -> torch.Tensor:
     if rule.kind != "channel" or found.dim() == 1:
         return found
     slices = found.movedim(rule.axis, 0).reshape(found.shape[rule.axis], -1)
-    return _wide(slices).sum(1)
+    return wide(slices).sum(1)
 
 
 def norms_behind(model: torch.nn.Module) -> dict[torch.nn.Module, torch.nn.Module]:
@@ -154,62 +160,42 @@ def norms_behind(model: torch.nn.Module) -> dict[torch.nn.Module, torch.nn.Modul
     return found
 
 
-@torch.no_grad()
+def moved(weight: torch.Tensor, grad: torch.Tensor, before: torch.Tensor | None) -> torch.Tensor:
+    """The movement scores `before` (None: zeros) with -w g of one more step; `before` stays."""
+    weight, grad = weight.detach(), grad.detach()
+    dtype = torch.float64 if weight.dtype == torch.float64 else torch.float32
+    if before is None:
+        sums = torch.zeros(weight.shape, dtype=dtype, device=weight.device)
+    else:
+        sums = before.to(weight.device, copy=True)
+    if on_core(weight):
+        found: torch.Tensor = _core.prune.movement_score(weight, grad.to(weight.dtype), out=sums)
+        return found
+    return sums.sub_(weight.to(dtype) * grad.to(dtype))
+
+
 def gather(
     scores: str, model: torch.nn.Module, data: Iterable[Any], layers: Mapping[str, torch.nn.Module]
 ) -> dict[str, torch.Tensor]:
     """What `scores` needs of the inputs of each layer, over all batches of `data`.
 
-    wanda: the norm of each input channel; obs: the diagonal of the inverse Hessian; hessian:
-    2 X^T X. The model runs in evaluation mode; a batch is its argument, a mapping its keywords,
-    and of a tuple or list the first item.
+    wanda: the norm of each input channel; obs: the diagonal of the inverse Hessian. The model
+    runs in evaluation mode; see `inputs.observe` for the batches.
     """
-    sums: dict[str, torch.Tensor] = {}
-    handles = []
-    for name, layer in layers.items():
+    kind: Any = inputs.Norm if scores == "wanda" else inputs.Hessian
+    found: dict[str, Any] = {}
 
-        def hook(module: Any, inputs: Any, name: str = name) -> None:
-            x = _features(module, inputs[0], whole=scores != "wanda")
-            add = x.square().sum(0) if scores == "wanda" else x.T @ x
-            sums[name] = sums[name] + add if name in sums else add
+    def seen(name: str, layer: torch.nn.Module, x: torch.Tensor) -> None:
+        found.setdefault(name, kind()).update(layer, x)
 
-        handles.append(layer.register_forward_pre_hook(hook))
-    training = [module for module in model.modules() if module.training]
-    model.eval()
-    try:
-        for batch in data:
-            first = batch[0] if isinstance(batch, (tuple, list)) else batch
-            model(**first) if isinstance(first, Mapping) else model(first)
-    finally:
-        for handle in handles:
-            handle.remove()
-        for module in training:
-            module.training = True
+    inputs.observe(model, data, layers.items(), seen)
     for name in layers:
-        if name not in sums:
+        if name not in found:
             raise Error(f"[torch.Pruner] data must reach {name}, got no input of it")
+    results = {name: each.result() for name, each in found.items()}
     if scores == "wanda":
-        return {name: each.sqrt() for name, each in sums.items()}
-    hessians = {name: 2 * each for name, each in sums.items()}
-    if scores == "hessian":
-        return hessians
-    return {name: _inverse_diagonal(each) for name, each in hessians.items()}
-
-
-def _features(module: Any, x: torch.Tensor, whole: bool) -> torch.Tensor:
-    """The inputs as rows of samples; `whole`: the columns that meet one output's weights."""
-    x = _wide(x.detach())
-    if isinstance(module, torch.nn.Linear):
-        return x.reshape(-1, x.shape[-1])
-    if not whole:
-        return x.movedim(1, -1).reshape(-1, x.shape[1])
-    padding = module._reversed_padding_repeated_twice
-    mode = "constant" if module.padding_mode == "zeros" else module.padding_mode
-    x = torch.nn.functional.pad(x, padding, mode=mode)
-    columns = torch.nn.functional.unfold(
-        x, module.kernel_size, dilation=module.dilation, stride=module.stride
-    )
-    return columns.movedim(1, -1).reshape(-1, columns.shape[1])
+        return results
+    return {name: _inverse_diagonal(each[0]) for name, each in results.items()}
 
 
 def _inverse_diagonal(hessian: torch.Tensor, damping: float = 0.01) -> torch.Tensor:
@@ -221,7 +207,7 @@ def _inverse_diagonal(hessian: torch.Tensor, damping: float = 0.01) -> torch.Ten
 
 
 def _lamp(weight: torch.Tensor) -> torch.Tensor:
-    squares = _wide(weight).reshape(-1).square()
+    squares = wide(weight).reshape(-1).square()
     order = squares.sort(descending=True, stable=True).indices
     sums = squares[order].cumsum(0)
     found = torch.zeros_like(squares)
@@ -230,9 +216,5 @@ def _lamp(weight: torch.Tensor) -> torch.Tensor:
 
 
 def _fpgm(weight: torch.Tensor, axis: int) -> torch.Tensor:
-    slices = _wide(weight).movedim(axis, 0).reshape(weight.shape[axis], -1)
+    slices = wide(weight).movedim(axis, 0).reshape(weight.shape[axis], -1)
     return torch.stack([(slices - each).square().sum(1).sqrt().sum() for each in slices])
-
-
-def _wide(tensor: torch.Tensor) -> torch.Tensor:
-    return tensor.to(torch.float32 if tensor.device.type == "mps" else torch.float64)
