@@ -11,10 +11,12 @@ from typing import Any
 import torch
 
 from moptcore import DTypeError, Error, FormatError, pack
+from moptcore.torch.qat import QuantizedModel
 
 __all__ = ["load_packed", "save_packed"]
 
 _TIED = "moptcore.tied"
+WHAT = ("deployed", "latent")
 
 
 def save_packed(
@@ -23,6 +25,7 @@ def save_packed(
     *,
     encoding: str | dict[str, str] = "auto",
     metadata: dict[str, str] | None = None,
+    what: str = "deployed",
 ) -> int:
     """Writes a module's parameters and buffers, or a state dict, as a packed file.
 
@@ -30,10 +33,16 @@ def save_packed(
     for bit, and tied tensors once. Tensors of any device. Returns the bytes of the file. Pruned
     weights that a mask multiplication made -0.0 stay -0.0, which costs a bit each.
 
+    Of what `prepare_qat` gave, what="deployed" stores the weights on their grids, so that they
+    take the bytes of their integers, and the scales: loaded into the same kind of model they
+    evaluate to the same bits. what="latent" stores the state dict as it is, for training on.
+
     Raises DTypeError for entries that are no tensors, Error, OSError.
     """
     where = "torch.save_packed"
-    state = model.state_dict() if isinstance(model, torch.nn.Module) else model
+    if what not in WHAT:
+        raise Error(f"[{where}] what must be one of {WHAT}, got {what!r}")
+    state = _state_of(model, what) if isinstance(model, torch.nn.Module) else model
     if not isinstance(state, Mapping):
         raise DTypeError(
             f"[{where}] model must be a Module or a state dict, got {type(model).__name__}"
@@ -87,6 +96,19 @@ def load_packed(
         state[name] = state[origin]
     if model is not None:
         model.load_state_dict(state, strict=strict)
+    return state
+
+
+def _state_of(model: torch.nn.Module, what: str) -> dict[str, torch.Tensor]:
+    state: dict[str, torch.Tensor] = dict(model.state_dict())
+    if what == "deployed":
+        for path, module in model.named_modules():
+            if not isinstance(module, QuantizedModel):
+                continue
+            prefix = f"{path}." if path else ""
+            for key in [key for key in state if key.startswith(prefix)]:
+                del state[key]
+            state |= {prefix + key: value for key, value in module.deployed_state().items()}
     return state
 
 

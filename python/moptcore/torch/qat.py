@@ -311,6 +311,7 @@ class QuantizedLayer(nn.Module):
     """
 
     pruned: torch.Tensor | None
+    deployed: torch.Tensor | None
 
     zeros: torch.Tensor
 
@@ -337,6 +338,8 @@ class QuantizedLayer(nn.Module):
         self.register_buffer("pruned", zeros if sparse else None)
         zeros = torch.zeros(len(self.weight), dtype=torch.int32, device=self.weight.device)
         self.register_buffer("zeros", zeros, persistent=False)
+        # The scales that a deployed state came with; weights on a grid may measure another one.
+        self.register_buffer("deployed", None)
         self.book: Book | None = None
         self.limit = WEIGHT_MAX
         self.scale: nn.Parameter | None = None
@@ -347,7 +350,10 @@ class QuantizedLayer(nn.Module):
             self.scale = nn.Parameter(torch.where(peak < _TINY, 1.0, peak))
 
     def _apply(self, fn: Any, recurse: bool = True) -> QuantizedLayer:
+        deployed = self.deployed
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        if deployed is not None and self.deployed is not None:
+            self.deployed = deployed.to(self.deployed.device)
         if self.scale is not None:
             # A model in half precision still needs the whole scale.
             self.scale.data = self.scale.data.float()
@@ -405,7 +411,14 @@ class QuantizedLayer(nn.Module):
 
     def _load_from_state_dict(self, state_dict: Any, prefix: str, *others: Any) -> None:
         found = state_dict.get(prefix + "pruned")
-        if found is not None:
+        deployed = state_dict.get(prefix + "deployed")
+        self.deployed = None if deployed is None else deployed.to(self.weight.device, copy=True)
+        if deployed is not None:
+            self.book = None
+        if found is not None and found.dim() == 0:
+            # The weights are loaded already: `_quant` is the last child.
+            self.pruned = self.weight.detach() == 0 if bool(found) else None
+        elif found is not None:
             # A copy on the weight's device, which may be that of another layer next time.
             self.pruned = found.to(self.weight.device, torch.bool, copy=True)
         scale = state_dict.get(f"{prefix}scale")
@@ -437,6 +450,7 @@ class QuantizedLayer(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         self.restore()
         if self.training:
+            self.deployed = None
             weight = self._kept()
             scale = self._scale(weight)
             own = self.pruned is not None
@@ -475,6 +489,8 @@ class QuantizedLayer(nn.Module):
         CPUs without VNNI (two products of a weight and a uint8), where more would saturate
         silently and the deployed model would differ from the trained one.
         """
+        if self.deployed is not None:
+            return self.deployed
         if self.scale is not None:
             # Optimizers know no bounds.
             self.scale.data.clamp_(min=_TINY)
@@ -548,6 +564,19 @@ class QuantizedLayer(nn.Module):
             rounded = torch.round(bias.detach().double() / bias_scale.double())
             rounded = rounded.clamp(-(2**31) + 1, 2**31 - 1).to(torch.int32)
         return Folded(q.to(torch.int8), scale, rounded, bias_scale, sign)
+
+    @torch.no_grad()
+    def settled(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """The weight on its grid, before a BatchNorm is folded into it, and the scales [out].
+
+        Zeros are all positive. With these scales evaluation computes the same as with the weight.
+        """
+        self.restore()
+        weight = self.weight.detach()
+        scale = self._scale(weight).detach().clone()
+        shape = (-1, *[1] * (weight.dim() - 1))
+        q = torch.round(weight.float() / scale.reshape(shape)).clamp(-self.limit, self.limit)
+        return (q * scale.reshape(shape)).to(weight.dtype) + 0.0, scale
 
     def _evaluated(self) -> tuple[torch.Tensor, torch.Tensor | None]:
         folded = self.folded()
@@ -632,6 +661,35 @@ class QuantizedModel(nn.Module):
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         env = self._program.bind(args, kwargs, "torch.QuantizedModel")
         return self._program.run(env, self.training)
+
+    def deployed_state(self) -> dict[str, torch.Tensor]:
+        """A state dict of what evaluation computes with: weights on their grids, and the scales.
+
+        Loaded into this model, or one that was prepared from the same module, it evaluates bit
+        for bit as this one. It is no state to resume training from: what the rounding took from
+        the weights, the codebooks, and which of the zeros were none but by rounding are not in it.
+        A weight that several layers share stays as it is where their scales differ.
+        """
+        state = dict(self.state_dict())
+        layers: dict[int, list[str]] = {}
+        quantizers = self.get_submodule("_quant")
+        for name, layer in quantizers.named_children():
+            if isinstance(layer, QuantizedLayer) and bool(torch.isfinite(layer.weight).all()):
+                layers.setdefault(id(layer.weight), []).append(name)
+        for key, parameter in self.named_parameters(remove_duplicate=False):
+            users = layers.get(id(parameter), [])
+            grids = [quantizers.get_submodule(name).settled() for name in users]  # type: ignore[operator]
+            if not grids or any(not torch.equal(scale, grids[0][1]) for _, scale in grids):
+                continue
+            state[key] = grids[0][0]
+            for name in users:
+                prefix = f"_quant.{name}."
+                sparse = quantizers.get_submodule(name).pruned is not None
+                for other in [k for k in state if k.startswith(f"{prefix}book.")]:
+                    del state[other]
+                state[f"{prefix}pruned"] = torch.tensor(sparse)
+                state[f"{prefix}deployed"] = grids[0][1]
+        return state
 
     def _size_ranges(self, inputs: tuple[torch.Tensor, ...]) -> None:
         """First ranges, so that evaluation before any training makes sense."""
