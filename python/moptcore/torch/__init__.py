@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from moptcore.torch import prune
     from moptcore.torch.calibration import quantize_static
     from moptcore.torch.export import export_onnx
+    from moptcore.torch.lowrank import Factorization, apply_factorization, factorize
     from moptcore.torch.qat import prepare_qat
 
 __all__ = [
@@ -38,12 +39,14 @@ __all__ = [
     "Comparison",
     "Compression",
     "DistillationLoss",
+    "Factorization",
     "FeatureDistillationLoss",
     "MemoryUsage",
     "Optimized",
     "Pruner",
     "Schedule",
     "Sparsity",
+    "apply_factorization",
     "apply_mask",
     "cluster",
     "compare",
@@ -51,6 +54,7 @@ __all__ = [
     "distill",
     "evaluate",
     "export_onnx",
+    "factorize",
     "fake_quantize",
     "load_packed",
     "lsq",
@@ -71,8 +75,15 @@ __all__ = [
     "weight_share",
 ]
 
-# Loaded on first use: the exporter pulls in onnx.
-_LAZY = {"export_onnx": "export", "prepare_qat": "qat", "quantize_static": "calibration"}
+# Loaded on first use: the exporter pulls in onnx, low rank oneDNN.
+_LAZY = {
+    "Factorization": "lowrank",
+    "apply_factorization": "lowrank",
+    "export_onnx": "export",
+    "factorize": "lowrank",
+    "prepare_qat": "qat",
+    "quantize_static": "calibration",
+}
 
 
 def __getattr__(name: str) -> Any:
