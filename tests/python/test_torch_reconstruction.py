@@ -324,6 +324,23 @@ def test_clusters_keep_their_number_of_values() -> None:
             assert len(layer.weight.unique()) <= 16
 
 
+@pytest.mark.parametrize("how", [{"sparsity": 0.5}, {"n": 2, "m": 4}])
+def test_zeros_that_another_pruner_holds_stay(how: dict[str, Any]) -> None:
+    model = trained()
+    first = mct.Pruner(model, ConstantSparsity(0.4, 1), include=["group", "fc"])
+    first.step()
+    second = mct.prune_with_reconstruction(model, calibration(), **how)
+    before = copy.deepcopy(model.state_dict())
+    first.apply()
+    second.apply()
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+    for name, mask in first.masks.items():
+        weight = model.get_parameter(name)
+        assert not weight[~mask].any()
+        assert zeros(weight) >= weight.numel() // 2
+        assert torch.equal(second.masks[name], weight != 0)
+
+
 def test_tied_weights_are_pruned_once_for_the_inputs_of_all_their_layers() -> None:
     class Tied(nn.Module):
         def __init__(self, times: int) -> None:

@@ -310,6 +310,7 @@ def test_what_does_not_fit_is_refused() -> None:
         ({"minimum": 0.5, "structure": (2, 4)}, "minimum must be None"),
         ({"regrow": 0.3}, "regrow must be a CosineRegrowth or a function"),
         ({"regrow": lambda step: 0.3, "structure": "channel"}, "with structure=None"),
+        ({"regrow": lambda step: 0.3, "structure": (2, 4)}, r"with structure=None.* \(2, 4\)"),
     ]:
         with pytest.raises(ValueError, match=text):
             mct.Pruner(model, ONCE, **extra)

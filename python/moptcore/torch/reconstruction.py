@@ -64,7 +64,8 @@ def prune_with_reconstruction(
 
     Returns a Pruner without a schedule that holds the zeros while the model is trained further.
     Its coverage has the relative error of each layer's output, `output_error`. Tied weights are
-    pruned for the inputs of all their layers. Where an error is raised no weight has changed.
+    pruned for the inputs of all their layers. Zeros that another Pruner holds stay, also where that
+    makes more of them than asked for. Where an error is raised no weight has changed.
 
     Frantar and Alistarh, "SparseGPT: massive language models can be accurately pruned in
     one-shot", ICML 2023, section 3. Raises Error for bad arguments, no data, or inputs that
@@ -105,12 +106,15 @@ def prune_with_reconstruction(
         require(rows.values(), _WHERE)
     before = {name: found.parameters[name].detach().clone() for name in calls}
     masks: dict[str, torch.Tensor] = {}
+    held = together.masks()
     try:
         for name, once in calls.items():
             weight = found.parameters[name]
             try:
                 hessians = _hessians(model, kept, layers[name], stop=once)
-                new, mask = _pruned(weight, hessians, options)
+                bits = held.get(id(weight))
+                old = None if bits is None else masking.unpack(bits, weight.shape)
+                new, mask = _pruned(weight, hessians, options, old)
             except Error as error:
                 raise type(error)(f"[{_WHERE}] {name} cannot be pruned: {error}") from error
             weight.copy_(new)
@@ -118,8 +122,8 @@ def prune_with_reconstruction(
             after = {"output_error": _error(before[name], weight, hessians)}
             rows[name] = replace(rows[name], after=after)
     except BaseException:
-        for name, old in before.items():
-            found.parameters[name].copy_(old)
+        for name, saved in before.items():
+            found.parameters[name].copy_(saved)
         raise
     pruner = Pruner(model, structure=options.pattern, masks=masks)
     pruner._explain(tuple(rows.values()))
@@ -186,9 +190,9 @@ def _hessians(
 
 
 def _pruned(
-    weight: torch.Tensor, hessians: torch.Tensor, options: _Options
+    weight: torch.Tensor, hessians: torch.Tensor, options: _Options, held: torch.Tensor | None
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """New weights and their mask, on the CPU, where the core computes them."""
+    """New weights and their mask, on the CPU, where the core computes them; `held` of others."""
     groups = len(hessians)
     rows = weight.detach().cpu().flatten(1).unflatten(0, (groups, -1))
     new, kept = torch.empty_like(rows), torch.empty(rows.shape, dtype=torch.bool)
@@ -197,27 +201,34 @@ def _pruned(
         old = rows[group].contiguous()
         more: dict[str, Any] = {"damping": options.damping, "block_size": options.block_size}
         if options.pattern is not None:
-            new[group], kept[group] = _patterned(old, hessian, weight.shape[1], options, more)
-            continue
-        assert options.sparsity is not None
-        # Python rounds as the core does; what groups cannot share evenly goes to some of them.
-        until = round(old.numel() * (group + 1) * options.sparsity)
-        share = options.sparsity if groups == 1 else (until - zeros) / old.numel()
-        zeros = until
-        if share < 1.0:
-            more["sparsity"] = share
+            found, mask = _patterned(old, hessian, weight.shape[1], options.pattern, more)
         else:
-            more["mask"] = torch.zeros_like(old, dtype=torch.bool)
-        new[group], kept[group] = _core.prune.sparsegpt(old, hessian, **more)
+            assert options.sparsity is not None
+            # Python rounds as the core does; what groups cannot share evenly goes to some of them.
+            until = round(old.numel() * (group + 1) * options.sparsity)
+            share = options.sparsity if groups == 1 else (until - zeros) / old.numel()
+            zeros = until
+            how: dict[str, Any] = {"sparsity": share}
+            if share == 1.0:
+                how = {"mask": torch.zeros_like(old, dtype=torch.bool)}
+            found, mask = _core.prune.sparsegpt(old, hessian, **how, **more)
+        if held is not None:
+            both = mask & held.cpu().reshape(new.shape)[group]
+            if not torch.equal(both, mask):
+                found, mask = _core.prune.sparsegpt(old, hessian, mask=both, **more)
+        new[group], kept[group] = found, mask
     return new.reshape(weight.shape), kept.reshape(weight.shape)
 
 
 def _patterned(
-    old: torch.Tensor, hessian: torch.Tensor, channels: int, options: _Options, more: dict[str, Any]
+    old: torch.Tensor,
+    hessian: torch.Tensor,
+    channels: int,
+    pattern: tuple[int, int],
+    more: dict[str, Any],
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """n of every m along the channels at each place of the kernel."""
-    assert options.pattern is not None
-    n, m = options.pattern
+    n, m = pattern
     places = torch.arange(old.shape[1]).unflatten(0, (channels, -1)).T
     whole = channels // m * m
     # What fills no group comes last, where it does not change which of the others stay.
