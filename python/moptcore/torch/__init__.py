@@ -14,6 +14,7 @@ from moptcore.torch.compression import Compression
 from moptcore.torch.distillation import DistillationLoss, FeatureDistillationLoss
 from moptcore.torch.evaluation import Comparison, Sparsity, compare, evaluate, sparsity
 from moptcore.torch.fake_quant import fake_quantize
+from moptcore.torch.features import FeatureExtractor
 from moptcore.torch.inference import Optimized, optimize_for_gpu, predict
 from moptcore.torch.learned import lsq
 from moptcore.torch.memory import CheckpointedSequential, MemoryUsage, data_loader, memory_usage
@@ -21,8 +22,16 @@ from moptcore.torch.operators import apply_mask, magnitude_mask, soft_target_los
 from moptcore.torch.pack import load_packed, save_packed
 from moptcore.torch.pruner import Pruner, Schedule
 from moptcore.torch.reconstruction import prune_with_reconstruction
+from moptcore.torch.relations import (
+    AttentionTransferLoss,
+    CosineLoss,
+    DistLoss,
+    HintLoss,
+    RelationalLoss,
+    SimilarityLoss,
+)
 from moptcore.torch.strip import strip
-from moptcore.torch.training import distill, train
+from moptcore.torch.training import distill, fingerprint, train
 from moptcore.torch.weights import quantize_weights
 
 if TYPE_CHECKING:
@@ -33,18 +42,25 @@ if TYPE_CHECKING:
     from moptcore.torch.qat import prepare_qat
 
 __all__ = [
+    "AttentionTransferLoss",
     "CheckpointedSequential",
     "Clusterer",
     "Codebook",
     "Comparison",
     "Compression",
+    "CosineLoss",
+    "DistLoss",
     "DistillationLoss",
     "Factorization",
     "FeatureDistillationLoss",
+    "FeatureExtractor",
+    "HintLoss",
     "MemoryUsage",
     "Optimized",
     "Pruner",
+    "RelationalLoss",
     "Schedule",
+    "SimilarityLoss",
     "Sparsity",
     "apply_factorization",
     "apply_mask",
@@ -56,6 +72,7 @@ __all__ = [
     "export_onnx",
     "factorize",
     "fake_quantize",
+    "fingerprint",
     "load_packed",
     "lsq",
     "magnitude_mask",

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any
@@ -10,12 +11,13 @@ from typing import Any
 import torch
 
 from moptcore import DTypeError, Error, NonFiniteError
+from moptcore.distill import TeacherCache
 from moptcore.torch.arguments import tensor
 from moptcore.torch.distillation import DistillationLoss
 
-__all__ = ["distill", "train"]
+__all__ = ["distill", "fingerprint", "train"]
 
-Batches = Iterable[tuple[torch.Tensor, torch.Tensor]]
+Batches = Iterable[tuple[torch.Tensor, ...]]
 
 _PRECISIONS = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -59,12 +61,18 @@ def distill(
     step: Callable[[], object] | None = None,
     precision: str = "float32",
     device: torch.device | str | None = None,
+    cache: TeacherCache | None = None,
 ) -> list[float]:
     """Trains `student` to give what `teacher` gives; the mean loss per sample of each epoch.
 
     loss: takes (student output, teacher output, y); DistillationLoss() if None. The teacher runs
     in eval mode without gradients, on the student's device, and gets its modes back. The rest is
     as in `train`.
+
+    cache: keeps the teacher's outputs, so that every sample passes through the teacher once. Data
+    then yields (x, y, indices), with the samples' places in the data set, and a sample must always
+    be the same x: no random augmentation. The cache's `teacher` must be `fingerprint(teacher)`; a
+    cache of other weights is refused.
 
     Hinton, Vinyals and Dean, "Distilling the knowledge in a neural network", arXiv:1503.02531.
     """
@@ -76,9 +84,15 @@ def distill(
     criterion = DistillationLoss() if loss is None else loss
     inputs: list[torch.Tensor] = []
 
+    if cache is not None and cache.teacher != (found := fingerprint(teacher)):
+        raise Error(
+            f"[{where}] cache must be of this teacher, fingerprint {found!r}, got one of "
+            f"{cache.teacher!r}"
+        )
+
     def compare(output: Any, y: torch.Tensor) -> torch.Tensor:
         with torch.no_grad():
-            taught = teacher(inputs[0])
+            taught = teacher(inputs[0]) if cache is None else _recalled(teacher, cache, *inputs)
         return criterion(output, taught, y)
 
     with _modes(teacher, False):
@@ -86,8 +100,47 @@ def distill(
         if where_to is not None:
             teacher.to(where_to)
         return _epochs(
-            where, student, data, epochs, optimizer, compare, step, precision, device, inputs
+            where,
+            student,
+            data,
+            epochs,
+            optimizer,
+            compare,
+            step,
+            precision,
+            device,
+            inputs,
+            cache is not None,
         )
+
+
+def fingerprint(model: torch.nn.Module) -> str:
+    """A text that changes with any name, dtype, shape or bit of the model's state: SHA-256.
+
+    For TeacherCache: the same weights have the same fingerprint in every process.
+    """
+    if not isinstance(model, torch.nn.Module):
+        raise DTypeError(f"[torch.fingerprint] model must be a Module, got {type(model).__name__}")
+    digest = hashlib.sha256()
+    for name, each in sorted(model.state_dict().items()):
+        if not isinstance(each, torch.Tensor):
+            digest.update(f"{name} {each!r};".encode())
+            continue
+        digest.update(f"{name} {each.dtype} {tuple(each.shape)};".encode())
+        data = each.detach().cpu().contiguous().reshape(-1)
+        digest.update(data.view(torch.uint8).numpy().tobytes() if data.numel() else b"")
+    return digest.hexdigest()
+
+
+def _recalled(
+    teacher: torch.nn.Module, cache: TeacherCache, x: torch.Tensor, indices: torch.Tensor
+) -> torch.Tensor:
+    """The teacher's outputs from the cache, after it has seen what is not there yet."""
+    at = indices.cpu().numpy()
+    if not cache.has(at).all():
+        # What is compared always comes from the cache, so that all epochs see the same values.
+        cache.put(at, teacher(x).cpu().to(torch.float64).numpy())
+    return torch.from_numpy(cache.get(at)).to(x.device)
 
 
 def _epochs(
@@ -101,6 +154,7 @@ def _epochs(
     precision: str,
     device: torch.device | str | None,
     inputs: list[torch.Tensor] | None = None,
+    indexed: bool = False,
 ) -> list[float]:
     if not isinstance(model, torch.nn.Module):
         raise DTypeError(f"[{where}] model must be a Module, got {type(model).__name__}")
@@ -129,9 +183,9 @@ def _epochs(
         for epoch in range(epochs):
             total, samples = 0.0, 0
             for batch in data:
-                x, y = _pair(where, batch, on)
+                x, y, *rest = _batch(where, batch, on, indexed)
                 if inputs is not None:
-                    inputs[:] = [x]
+                    inputs[:] = [x, *rest]
                 optimizer.zero_grad()
                 autocast = nullcontext() if dtype is None else torch.autocast(on.type, dtype)
                 with autocast:
@@ -164,14 +218,21 @@ def _device(model: torch.nn.Module, device: torch.device | str | None) -> torch.
     return None if first is None else first.device
 
 
-def _pair(where: str, batch: Any, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-    if not isinstance(batch, tuple | list) or len(batch) != 2:
-        raise DTypeError(f"[{where}] data must yield (x, y), got {type(batch).__name__}")
-    x, y = (tensor(where, name, each) for name, each in zip(("x", "y"), batch, strict=True))
-    if len(x) != len(y):
-        raise Error(f"[{where}] data must have one y per x, got {len(x)} and {len(y)}")
+def _batch(where: str, batch: Any, device: torch.device, indexed: bool) -> list[torch.Tensor]:
+    names = ("x", "y", "indices") if indexed else ("x", "y")
+    if not isinstance(batch, tuple | list) or len(batch) != len(names):
+        raise DTypeError(
+            f"[{where}] data must yield ({', '.join(names)}), got {type(batch).__name__}"
+            + (f" of {len(batch)}" if isinstance(batch, tuple | list) else "")
+        )
+    found = [tensor(where, name, each) for name, each in zip(names, batch, strict=True)]
+    for name, each in zip(names[1:], found[1:], strict=True):
+        if len(each) != len(found[0]):
+            raise Error(
+                f"[{where}] data must have one {name} per x, got {len(found[0])} and {len(each)}"
+            )
     # Pinned memory travels while the device still computes.
-    return x.to(device, non_blocking=True), y.to(device, non_blocking=True)
+    return [each.to(device, non_blocking=True) for each in found]
 
 
 @contextmanager
