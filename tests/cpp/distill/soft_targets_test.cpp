@@ -4,6 +4,7 @@
 #include <moptcore/core/random.hpp>
 #include <moptcore/distill/soft_targets.hpp>
 
+#include <array>
 #include <cmath>
 #include <limits>
 #include <vector>
@@ -98,4 +99,38 @@ TEST_CASE("soft_target_loss names what is wrong and writes nothing", "[distill]"
                                             TensorView<double>(wide.data(), Shape{2, 3})),
                   DTypeError);
   CHECK(grad == std::vector<float>(6, 7.0f));
+}
+
+TEST_CASE("soft_target_loss of z-scores knows no shift and scale of either network", "[distill]") {
+  const std::vector<double> student = {1.0, 2.0, 4.0, -3.0};
+  std::vector<double> teacher;
+  for (const double x : student) teacher.push_back(8.0 * x - 5.0);
+  std::vector<double> grad(student.size(), 9.0);
+  const distill::SoftTargetOptions options{.temperature = 2.0, .standardize = true};
+  // The scores differ by rounding alone, and the divergence by its square.
+  CHECK(distill::soft_target_loss(student, teacher, std::nullopt, options, grad) ==
+        Approx(0.0).margin(1e-15));
+  for (const double g : grad) CHECK(g == Approx(0.0).margin(1e-15));
+}
+
+TEST_CASE("soft_target_loss does not read the rows that a mask leaves out", "[distill]") {
+  constexpr double kNaN = std::numeric_limits<double>::quiet_NaN();
+  const std::vector<double> student = {1.0, 2.0, kNaN, kNaN, 0.0, -1.0};
+  const std::vector<double> teacher = {2.0, 0.0, kNaN, kNaN, 3.0, 1.0};
+  const std::vector<std::int32_t> labels = {1, 77, 0};
+  const std::array<bool, 3> kept = {true, false, true};
+  const std::vector<double> whole = {1.0, 2.0, 0.0, -1.0};
+  const std::vector<double> other = {2.0, 0.0, 3.0, 1.0};
+  const std::vector<std::int32_t> classes = {1, 0};
+  std::vector<double> grad(6, 9.0);
+  std::vector<double> expected(4);
+  const double loss = distill::soft_target_loss(
+      TensorView<const double>(student.data(), {3, 2}),
+      TensorView<const double>(teacher.data(), {3, 2}), AnyView(labels), {},
+      TensorView<double>(grad.data(), {3, 2}), AnyView(kept.data(), DType::boolean, Shape{3}));
+  CHECK(loss == distill::soft_target_loss(TensorView<const double>(whole.data(), {2, 2}),
+                                          TensorView<const double>(other.data(), {2, 2}),
+                                          AnyView(classes), {},
+                                          TensorView<double>(expected.data(), {2, 2})));
+  CHECK(grad == std::vector<double>{expected[0], expected[1], 0.0, 0.0, expected[2], expected[3]});
 }
