@@ -62,7 +62,8 @@ def core_loss(
         wide = torch.promote_types(student.dtype, torch.float32)
         return composite(student.to(wide), teacher.to(wide))
     if torch.is_grad_enabled() and student.requires_grad:
-        loss: torch.Tensor = _CoreLoss.apply(student, teacher, core)  # type: ignore[no-untyped-call]
+        apply: Any = _CoreLoss.apply
+        loss: torch.Tensor = apply(student, teacher, core)
         return loss
     return _number(core(student.detach(), teacher)[0], student)
 
