@@ -156,8 +156,9 @@ void finish(Bytes& out, std::int64_t dense) {
   put_checksum(out);
 }
 
+// `nonzero` keeps the coded elements of the layouts that store those which are not zero.
 Bytes write(const Source& source, Layout layout, Values values, std::pair<int, int> group,
-            Coder coder) {
+            Coder coder, Bytes& nonzero) {
   Bytes out = prefix(source.dtype, *source.shape, layout, values);
   if (layout == Layout::nm) {
     put_varint(out, static_cast<std::uint64_t>(group.first));
@@ -202,8 +203,14 @@ Bytes write(const Source& source, Layout layout, Values values, std::pair<int, i
       break;
     }
   }
-  if (values == Values::raw) put_elements(out, kept, words.width, is_floating(source.dtype), coder);
-  else put_stream(out, kept, source.symbol_width(values), coder);
+  const bool shared = layout == Layout::bitmap || layout == Layout::csr;
+  Bytes own;
+  Bytes& coded = shared ? nonzero : own;
+  if (coded.empty()) {
+    if (values != Values::raw) put_stream(coded, kept, source.symbol_width(values), coder);
+    else put_elements(coded, kept, words.width, is_floating(source.dtype), coder);
+  }
+  put_bytes(out, coded);
   finish(out, byte_count(source.dtype, source.n));
   return out;
 }
@@ -258,12 +265,16 @@ Bytes smallest(const Source& source, const Encoding& encoding) {
         (source.codebook || source.grid)) {
       continue;
     }
+    Bytes nonzero;
     const bool has_zero = source.has_zero(values);
     const std::int64_t zeros =
         has_zero ? source.n - count_nonzero(source.words(values)) : std::int64_t{0};
     for (const Layout layout : {Layout::dense, Layout::bitmap, Layout::csr, Layout::nm}) {
       if (!encoding.any_layout && layout != encoding.layout) continue;
       if (encoding.any_layout) {
+        // With many zeros among elements the layouts below say all that repeats, and much sooner.
+        const bool many = values == Values::raw && source.n > kTiny && zeros * 4 >= source.n;
+        if (layout == Layout::dense && many) continue;
         // Fewer zeros than these never pay for saying where they are.
         if (layout == Layout::bitmap && zeros * 64 < source.n) continue;
         if (layout == Layout::csr && zeros * 2 < source.n) continue;
@@ -272,7 +283,7 @@ Bytes smallest(const Source& source, const Encoding& encoding) {
       // Without a zero, all words are stored whatever the layout: dense says it in fewer bytes.
       if (!has_zero && layout != Layout::dense) {
         if (!encoding.any_layout)
-          consider(write(source, Layout::dense, values, {}, encoding.coder));
+          consider(write(source, Layout::dense, values, {}, encoding.coder, nonzero));
         continue;
       }
       std::pair<int, int> group{0, 0};
@@ -292,7 +303,7 @@ Bytes smallest(const Source& source, const Encoding& encoding) {
         }
         group = *found;
       }
-      consider(write(source, layout, values, group, encoding.coder));
+      consider(write(source, layout, values, group, encoding.coder, nonzero));
     }
   }
   return best;

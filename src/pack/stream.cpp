@@ -20,6 +20,7 @@ constexpr std::int64_t kGrain = std::int64_t{1} << 16;
 constexpr std::size_t kThoroughBytes = std::size_t{1} << 18;
 // Header and block of a frame: nothing shorter gains by one.
 constexpr std::size_t kFrameBytes = 12;
+constexpr std::size_t kShortBytes = std::size_t{1} << 12;
 constexpr std::size_t kSampleBytes = std::size_t{1} << 16;
 
 std::size_t packed_bytes(std::size_t symbols, int bits) {
@@ -72,9 +73,11 @@ Bytes compress(ByteSpan symbols, int level) {
   return out;
 }
 
-// Whether Zstandard finds what order-0 coding does not: tried on a sample of a long stream.
-bool repeats(ByteSpan symbols, int bits) {
-  if (symbols.size() <= kSampleBytes) return true;
+// Whether Zstandard may find what order-0 coding, `least` bytes, does not: tried on a sample of a
+// long stream, and at a low level on a short one, which the highest seldom beats by a quarter.
+bool repeats(ByteSpan symbols, int bits, std::size_t least) {
+  if (symbols.size() <= kShortBytes) return true;
+  if (symbols.size() <= kSampleBytes) return compress(symbols, 3).size() < least + least / 4;
   Bytes sample;
   const std::size_t step = symbols.size() / 4;
   for (std::size_t part = 0; part < 4; ++part) {
@@ -112,7 +115,7 @@ Coded code(ByteSpan symbols, int bits, Coder coder) {
       best = {Coder::rans, std::move(bytes)};
     }
   }
-  if (least > kFrameBytes && repeats(symbols, bits)) {
+  if (least > kFrameBytes && repeats(symbols, bits, least)) {
     Bytes bytes = compress(symbols, level);
     if (bytes.size() < least) return {Coder::zstd, std::move(bytes)};
   }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <moptcore/pack/file.hpp>
 
+#include <algorithm>
 #include <array>
 #include <cmath>
 #include <cstdio>
@@ -19,12 +20,12 @@ using Catch::Matchers::Contains;
 namespace {
 
 std::vector<std::uint8_t> file_of(const std::string& header, const std::string& data = "") {
-  std::vector<std::uint8_t> bytes(8);
+  std::vector<std::uint8_t> bytes(8 + header.size() + data.size());
   for (std::size_t i = 0; i < 8; ++i) {
     bytes[i] = static_cast<std::uint8_t>(header.size() >> (8 * i));
   }
-  bytes.insert(bytes.end(), header.begin(), header.end());
-  bytes.insert(bytes.end(), data.begin(), data.end());
+  const auto rest = std::copy(header.begin(), header.end(), bytes.begin() + 8);
+  std::copy(data.begin(), data.end(), rest);
   return bytes;
 }
 
