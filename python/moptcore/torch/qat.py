@@ -671,23 +671,21 @@ class QuantizedModel(nn.Module):
         A weight that several layers share stays as it is where their scales differ.
         """
         state = dict(self.state_dict())
-        layers: dict[int, list[str]] = {}
-        quantizers = self.get_submodule("_quant")
-        for name, layer in quantizers.named_children():
+        layers: dict[int, list[tuple[str, QuantizedLayer]]] = {}
+        for name, layer in self.get_submodule("_quant").named_children():
             if isinstance(layer, QuantizedLayer) and bool(torch.isfinite(layer.weight).all()):
-                layers.setdefault(id(layer.weight), []).append(name)
+                layers.setdefault(id(layer.weight), []).append((name, layer))
         for key, parameter in self.named_parameters(remove_duplicate=False):
             users = layers.get(id(parameter), [])
-            grids = [quantizers.get_submodule(name).settled() for name in users]  # type: ignore[operator]
+            grids = [layer.settled() for _, layer in users]
             if not grids or any(not torch.equal(scale, grids[0][1]) for _, scale in grids):
                 continue
             state[key] = grids[0][0]
-            for name in users:
+            for name, layer in users:
                 prefix = f"_quant.{name}."
-                sparse = quantizers.get_submodule(name).pruned is not None
                 for other in [k for k in state if k.startswith(f"{prefix}book.")]:
                     del state[other]
-                state[f"{prefix}pruned"] = torch.tensor(sparse)
+                state[f"{prefix}pruned"] = torch.tensor(layer.pruned is not None)
                 state[f"{prefix}deployed"] = grids[0][1]
         return state
 
