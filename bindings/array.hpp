@@ -6,6 +6,7 @@
 
 #include <pybind11/pybind11.h>
 
+#include <moptcore/core/grid_type.hpp>
 #include <moptcore/core/tensor_view.hpp>
 
 #include <cstdint>
@@ -85,6 +86,10 @@ class Output {
 
 /// The DType named by a NumPy-style name or dtype-like object ("int8", numpy.int8, torch.int8).
 [[nodiscard]] DType dtype_from(py::handle name, const char* where, const char* argument);
+
+/// The type of a grid that Python names: "int3", or anything that names a quantized dtype. Throws
+/// DTypeError.
+[[nodiscard]] GridType grid_type_from(py::handle dtype, const char* where);
 
 }  // namespace moptcore::bindings
 

@@ -124,16 +124,22 @@ std::vector<float> scales_of(py::handle source, const char* where) {
   return values;
 }
 
-DType quantized_dtype(const py::object& dtype, const char* where) {
-  constexpr auto rule = "dtype must be int8, uint8, int16, uint16, int4 or uint4";
+}  // namespace
+
+GridType grid_type_from(py::handle dtype, const char* where) {
   // NumPy takes None for float64.
-  check<DTypeError>(!dtype.is_none(), where, rule, "None");
+  check<DTypeError>(!dtype.is_none(), where, kGridTypeRule, "None");
+  if (PyUnicode_Check(dtype.ptr())) {
+    if (const auto levels = few_levels_from(dtype.cast<std::string>())) return *levels;
+  }
   try {
     return dtype_from(dtype, where, "dtype");
   } catch (const py::error_already_set&) {
-    throw DTypeError(error_text(where, rule, py::repr(dtype).cast<std::string>()));
+    throw DTypeError(error_text(where, kGridTypeRule, py::repr(dtype).cast<std::string>()));
   }
 }
+
+namespace {
 
 py::object fake_quantize(const Array& x, const GridView& grids, py::handle out,
                          const std::optional<Array>& bits, quant::NonFinite nonfinite,
@@ -310,7 +316,7 @@ QParams make_qparams(const py::object& scale, const py::object& zero_point, cons
   return {std::move(scales),
           std::move(zeros),
           axis,
-          {quantized_dtype(dtype, where), qmin, qmax, group_size, shape}};
+          {grid_type_from(dtype, where), qmin, qmax, group_size, shape}};
 }
 
 template <class T>
@@ -338,7 +344,7 @@ std::string repr_of(const QParams& q) {
   // A float32 in its own shortest form: 0.02 and not 0.019999999552965164.
   py::object scale = scale_of(q);
   if (!q.axis()) scale = py::float_(py::str(py::module_::import("numpy").attr("float32")(scale)));
-  auto result = text.format(scale, zero_point_of(q), std::string(name(q.dtype())), q.axis(),
+  auto result = text.format(scale, zero_point_of(q), std::string(name(q.type())), q.axis(),
                             q.qmin(), q.qmax())
                     .cast<std::string>();
   if (q.group_size()) {
@@ -348,7 +354,7 @@ std::string repr_of(const QParams& q) {
 }
 
 py::tuple state_of(const QParams& q) {
-  return py::make_tuple(scale_of(q), zero_point_of(q), std::string(name(q.dtype())), q.axis(),
+  return py::make_tuple(scale_of(q), zero_point_of(q), std::string(name(q.type())), q.axis(),
                         q.qmin(), q.qmax(), q.group_size());
 }
 
@@ -362,20 +368,24 @@ void bind_qparams(py::module_& m) {
   py::class_<QParams>(m, "QParams",
                       "Scale, zero point and integer range of a quantized tensor: "
                       "real = (q - zero_point) * scale. Immutable.")
-      .def(py::init(&make_qparams), "scale"_a, "zero_point"_a = 0, "dtype"_a = "int8",
-           "axis"_a = py::none(), "qmin"_a = py::none(), "qmax"_a = py::none(),
-           "group_size"_a = py::none(),
-           "scale: finite, > 0, one number or one for each index of `axis`.\n"
-           "zero_point: integer in [qmin, qmax]; one number serves all scales.\n"
-           "dtype: int8, uint8, int16, uint16, int4 or uint4.\n"
-           "qmin, qmax: None is the dtype's full range.\n"
-           "group_size: one scale for each group of so many neighbours along `axis` (ONNX's\n"
-           "block_size): scale has the tensor's shape, but ceil(n / group_size) along `axis`. The\n"
-           "last group may be incomplete.")
+      .def(
+          py::init(&make_qparams), "scale"_a, "zero_point"_a = 0, "dtype"_a = "int8",
+          "axis"_a = py::none(), "qmin"_a = py::none(), "qmax"_a = py::none(),
+          "group_size"_a = py::none(),
+          "scale: finite, > 0, one number or one for each index of `axis`.\n"
+          "zero_point: integer in [qmin, qmax]; one number serves all scales.\n"
+          "dtype: int8, uint8, int16, uint16, int4, uint4, or fewer integers: int3 [-4, 3], uint3\n"
+          "[0, 7], int2 [-2, 1], uint2 [0, 3], ternary [-1, 1]. These are stored one an element, "
+          "as\n"
+          "int8 or where not signed uint8; moptcore.pack packs them.\n"
+          "qmin, qmax: None is the dtype's full range.\n"
+          "group_size: one scale for each group of so many neighbours along `axis` (ONNX's\n"
+          "block_size): scale has the tensor's shape, but ceil(n / group_size) along `axis`. The\n"
+          "last group may be incomplete.")
       .def_property_readonly("scale", &scale_of,
                              "float, float32 vector over `axis`, or array of groups.")
       .def_property_readonly("zero_point", &zero_point_of, "int, or int32 array like scale.")
-      .def_property_readonly("dtype", [](const QParams& q) { return std::string(name(q.dtype())); })
+      .def_property_readonly("dtype", [](const QParams& q) { return std::string(name(q.type())); })
       .def_property_readonly("axis", &QParams::axis)
       .def_property_readonly("group_size", &QParams::group_size)
       .def_property_readonly("qmin", &QParams::qmin)
@@ -398,18 +408,20 @@ void bind_qparams(py::module_& m) {
           const Shape shape = shape_of(min);
           check(shape == shape_of(max), where, "max must have the shape of min",
                 shape_text(shape_of(max)));
-          return quant::qparams_from_range(low, high, quantized_dtype(dtype, where), symmetric,
+          return quant::qparams_from_range(low, high, grid_type_from(dtype, where), symmetric,
                                            *axis, *group_size, shape, compat_of(compat, where));
         }
-        return quant::qparams_from_range(low, high, quantized_dtype(dtype, where), symmetric, axis,
+        return quant::qparams_from_range(low, high, grid_type_from(dtype, where), symmetric, axis,
                                          compat_of(compat, where));
       },
       "min"_a, "max"_a, "dtype"_a = "int8", "symmetric"_a = true, "axis"_a = py::none(),
       "compat"_a = py::none(), "group_size"_a = py::none(),
       "The QParams that cover [min, max], extended to hold 0.\n\n"
       "min, max: numbers, vectors over `axis`, or with group_size arrays as group_range gives.\n"
-      "symmetric: scale = absmax / 127 and integers [-127, 127] for int8; else the full range\n"
-      "with a zero point. A range of nothing but 0 gives scale 1; no scale is below 2^-126.\n"
+      "symmetric: scale = absmax / 127 and integers [-127, 127] for int8, [-3, 3] for int3, [-1, "
+      "1]\n"
+      "for int2; else the full range with a zero point. A range of nothing but 0 gives scale 1; no "
+      "scale is below 2^-126.\n"
       "compat: \"torch\" follows torch.ao's observers, \"tflite\" TFLite.");
   m.def(
       "group_range",
@@ -430,7 +442,7 @@ void bind_qparams(py::module_& m) {
       "group_qparams",
       [](const Array& x, std::int64_t group_size, std::int64_t axis, const py::object& dtype,
          bool symmetric) {
-        const DType target = quantized_dtype(dtype, "quant.group_qparams");
+        const GridType target = grid_type_from(dtype, "quant.group_qparams");
         const py::gil_scoped_release release;
         const quant::GroupRange range = quant::group_range(x.view(), group_size, axis);
         return quant::qparams_from_range(range.min, range.max, target, symmetric, axis, group_size,
@@ -572,7 +584,7 @@ void bind_observer(py::class_<Observer>& c) {
           "qparams",
           [](const Observer& self, const py::object& dtype, bool symmetric, const Text& compat) {
             constexpr auto where = "quant.Observer.qparams";
-            return self.qparams(quantized_dtype(dtype, where), symmetric, compat_of(compat, where));
+            return self.qparams(grid_type_from(dtype, where), symmetric, compat_of(compat, where));
           },
           "dtype"_a = "int8", "symmetric"_a = true, "compat"_a = py::none(),
           "The QParams of the range; see qparams_from_range.")
@@ -659,7 +671,7 @@ void bind_counts(py::class_<Observer>& c) {
           "range",
           [](const Observer& self, const py::object& dtype, bool symmetric, const Text& compat) {
             constexpr auto where = "quant.Observer.range";
-            const DType target = quantized_dtype(dtype, where);
+            const GridType target = grid_type_from(dtype, where);
             const quant::Compat rules = compat_of(compat, where);
             quant::GroupRange range;
             {
@@ -784,6 +796,42 @@ void bind_levels(py::module_& m) {
       "levels,\n"
       "1.5 scale for powers of two. fake_quantize_backward is the gradient.");
   m.def(
+      "quantize_levels",
+      [](const Array& x, const py::object& scale, int powers, const Axis& axis,
+         const py::object& out) {
+        const std::vector<float> scales = scales_of(scale, "quant.quantize_levels");
+        Output result(x, DType::int8, x.shape(), out, "quant.quantize_levels");
+        result.check_overlap(x, "quant.quantize_levels");
+        {
+          const py::gil_scoped_release release;
+          quant::quantize_levels(x.view(), scales, axis, {powers}, result.view());
+        }
+        return result.take();
+      },
+      "x"_a, "scale"_a, "powers"_a = 0, "axis"_a = py::none(), "out"_a = py::none(),
+      "The int8 codes of fake_quantize_levels: 0 for 0, else k + 1 with the sign of the level\n"
+      "+-scale * 2^-k. Two levels have the codes -1 and 1. NaN raises NonFiniteError.");
+  m.def(
+      "dequantize_levels",
+      [](const Array& q, const py::object& scale, const Axis& axis, const py::object& out) {
+        constexpr auto where = "quant.dequantize_levels";
+        const std::vector<float> scales = scales_of(scale, where);
+        std::optional<Array> target;
+        if (!out.is_none()) target.emplace(out);
+        Output result(q, target ? target->dtype() : DType::float32, q.shape(), out, where);
+        result.check_overlap(q, where);
+        {
+          const py::gil_scoped_release release;
+          quant::dequantize_levels(q.view(), scales, axis, result.view());
+        }
+        return result.take();
+      },
+      "q"_a, "scale"_a, "axis"_a = py::none(), "out"_a = py::none(),
+      "The levels of int8 codes as float32, or in the floating dtype of `out`:\n"
+      "sign(q) * scale * 2^(1 - |q|), 0 for 0. With the dtype of x that is fake_quantize_levels, "
+      "bit\n"
+      "for bit. Codes beyond [-100, 100] raise Error.");
+  m.def(
       "level_scale",
       [](const Array& x, const std::string& levels, const Axis& axis) {
         constexpr auto where = "quant.level_scale";
@@ -804,7 +852,7 @@ void bind_levels(py::module_& m) {
       "\"binary\": mean |x|, the least squared error with {-s, s} (XNOR-Net). \"ternary\": the "
       "least\n"
       "squared error with {-s, 0, s}, exact; its levels are those of\n"
-      "QParams(s, 0, \"int8\", axis, -1, 1). \"twn\": the mean of |x| > 0.7 mean |x| (Ternary "
+      "QParams(s, 0, \"ternary\", axis). \"twn\": the mean of |x| > 0.7 mean |x| (Ternary "
       "Weight\n"
       "Networks), near to it.");
   m.def(
@@ -870,7 +918,9 @@ void bind_quant(py::module_ m) {
         "torch.quantize_per_tensor, with an axis of torch.quantize_per_channel; \"tflite\" rounds\n"
         "ties away from zero.\n"
         "int4, uint4: a uint8 vector, element 2i in the low nibble of byte i, 2i + 1 in the high\n"
-        "one, row-major; packed=False: one int8 or uint8 an element.\n"
+        "one, row-major; packed=False: one int8 or uint8 an element. int3, int2 and ternary: one "
+        "int8,\n"
+        "uint3 and uint2: one uint8 an element.\n"
         "backend=\"onednn\": contiguous float32 to int8 or uint8 through oneDNN's reorder, which\n"
         "multiplies by 1 / scale: one step away where that rounds to the other side of a tie.");
   m.def("dequantize", &dequantize, "q"_a, "qp"_a, "out"_a = py::none(), "shape"_a = py::none(),

@@ -24,7 +24,7 @@ WeightGridOptions grid_options(const py::object& dtype, const GroupSize& group_s
                                const char* where) {
   check(!group_size || *group_size >= 1, where, "group_size must be >= 1 or None",
         group_size.value_or(0));
-  return {dtype_from(dtype, where, "dtype"), group_size.value_or(0), symmetric};
+  return {grid_type_from(dtype, where), group_size.value_or(0), symmetric};
 }
 
 DType loose(DType dtype) {
@@ -54,7 +54,8 @@ py::tuple gptq(const Array& weights, const Array& hessian, const py::object& dty
                                    .block_size = block_size,
                                    .order = quant::column_order_from(order, where)};
   const WeightGridOptions grids = grid_options(dtype, group_size, symmetric, where);
-  Output q(weights, loose(qparams ? qparams->dtype() : grids.dtype), weights.shape(), out, where);
+  Output q(weights, loose(qparams ? qparams->dtype() : grids.dtype.storage()), weights.shape(), out,
+           where);
   q.check_overlap(hessian, where);
   std::optional<QParams> found = qparams;
   {
@@ -93,7 +94,7 @@ py::tuple hqq(const Array& weights, const py::object& dtype, const GroupSize& gr
         "weights must have two dimensions [out, in] and not be empty", weights.shape());
   const Shape shape =
       group_size ? grouped_shape(weights.shape(), 1, *group_size) : Shape{weights.shape()[0]};
-  Output q(weights, loose(grids.dtype), weights.shape(), py::none(), where);
+  Output q(weights, loose(grids.dtype.storage()), weights.shape(), py::none(), where);
   Output scale(weights, DType::float32, shape, py::none(), where);
   Output zero_point(weights, DType::float32, shape, py::none(), where);
   {

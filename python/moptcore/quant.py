@@ -17,6 +17,7 @@ from moptcore._core.quant import (
     cast,
     cross_layer_scales,
     dequantize,
+    dequantize_levels,
     equalize,
     fake_quantize,
     fake_quantize_affine,
@@ -34,6 +35,7 @@ from moptcore._core.quant import (
     pact_backward,
     qparams_from_range,
     quantize,
+    quantize_levels,
     reconstruction_error,
     smoothquant_scales,
 )
@@ -52,6 +54,7 @@ __all__ = [
     "cast",
     "cross_layer_scales",
     "dequantize",
+    "dequantize_levels",
     "equalize",
     "fake_quantize",
     "fake_quantize_affine",
@@ -69,6 +72,7 @@ __all__ = [
     "pact_backward",
     "qparams_from_range",
     "quantize",
+    "quantize_levels",
     "reconstruction_error",
     "smoothquant_scales",
 ]

@@ -178,8 +178,7 @@ Doubles awq_candidate(const Doubles& mean, double exponent) {
 double awq_scales(const AnyView& weights, const AnyView& activation_mean, const AnyView& hessian,
                   const MutableAnyView& scales, const WeightGridOptions& grids, int steps) {
   constexpr auto where = "quant.awq_scales";
-  check<DTypeError>(is_quantized(grids.dtype), where,
-                    "dtype must be int8, uint8, int16, uint16, int4 or uint4", name(grids.dtype));
+  check<DTypeError>(is_quantized(grids.dtype), where, kGridTypeRule, name(grids.dtype));
   check_weights(weights, where);
   check(steps >= 1, where, "steps must be >= 1", steps);
   const std::int64_t n = weights.shape()[1];

@@ -88,15 +88,14 @@ void check_result(const MutableAnyView& view, const Shape& shape, const std::str
 
 void hqq(const AnyView& weights, const MutableAnyView& q, const MutableAnyView& scale,
          const MutableAnyView& zero_point, const WeightGridOptions& grids, const HqqOptions& o) {
-  check<DTypeError>(is_quantized(grids.dtype), where,
-                    "dtype must be int8, uint8, int16, uint16, int4 or uint4", name(grids.dtype));
+  check<DTypeError>(is_quantized(grids.dtype), where, kGridTypeRule, name(grids.dtype));
   check(o.norm > 0.0 && o.norm <= 1.0, where, "norm must be in (0, 1]", o.norm);
   check(o.beta > 0.0 && std::isfinite(o.beta), where, "beta must be finite and > 0", o.beta);
   check(o.growth >= 1.0 && std::isfinite(o.growth), where, "growth must be finite and >= 1",
         o.growth);
   check(o.iterations >= 0, where, "iterations must be >= 0", o.iterations);
   check_weights(weights, where);
-  check_integers(q, grids.dtype, weights.shape(), where);
+  check_integers(q, grids.dtype.storage(), weights.shape(), where);
   const std::int64_t out = weights.shape()[0];
   const std::int64_t n = weights.shape()[1];
   const std::int64_t group = group_extent(grids.group_size, n, where);

@@ -287,11 +287,10 @@ BinCounts CountingObserver::channel(std::int64_t index) const noexcept {
           max_[c]};
 }
 
-GroupRange CountingObserver::range(DType dtype, bool symmetric, Compat compat) const {
+GroupRange CountingObserver::range(const GridType& type, bool symmetric, Compat compat) const {
   constexpr auto where = "quant.Observer.range";
   check(!min_.empty(), where, "update must have been called before");
-  check<DTypeError>(is_quantized(dtype), where,
-                    "dtype must be int8, uint8, int16, uint16, int4 or uint4", name(dtype));
+  check<DTypeError>(is_quantized(type), where, kGridTypeRule, name(type));
   check(compat != Compat::tf, where, "compat must be None, \"torch\" or \"tflite\"", "tf");
   const auto channels = static_cast<std::int64_t>(min_.size());
   for (std::int64_t c = 0; c < channels; ++c) {
@@ -299,7 +298,7 @@ GroupRange CountingObserver::range(DType dtype, bool symmetric, Compat compat) c
   }
   GroupRange out{std::vector<float>(min_.size()), std::vector<float>(min_.size()),
                  axis_ ? Shape{channels} : Shape{}};
-  const GridChoice choice{dtype, symmetric, compat};
+  const GridChoice choice{type, symmetric, compat};
   parallel_for(channels, 1, [&](std::int64_t first, std::int64_t last) {
     const kernels::FloatMode mode;
     for (std::int64_t c = first; c < last; ++c) {
@@ -318,9 +317,9 @@ GroupRange CountingObserver::range(DType dtype, bool symmetric, Compat compat) c
   return out;
 }
 
-QParams CountingObserver::qparams(DType dtype, bool symmetric, Compat compat) const {
-  const GroupRange found = range(dtype, symmetric, compat);
-  return qparams_from_range(found.min, found.max, dtype, symmetric, axis_, compat);
+QParams CountingObserver::qparams(const GridType& type, bool symmetric, Compat compat) const {
+  const GroupRange found = range(type, symmetric, compat);
+  return qparams_from_range(found.min, found.max, type, symmetric, axis_, compat);
 }
 
 void CountingObserver::restore(std::vector<float> min, std::vector<float> max,

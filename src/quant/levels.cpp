@@ -33,18 +33,103 @@ T scale_at(const GridTable<T>& table, std::int64_t i) noexcept {
 }
 
 template <class T>
-void round_to_levels(const AnyView& src, std::span<const float> scale,
-                     std::optional<std::int64_t> axis, Levels levels, const MutableAnyView& dst,
-                     std::span<std::uint8_t> bits) {
-  constexpr auto where = "quant.fake_quantize_levels";
+GridSteps<T> level_steps(const Shape& shape, std::span<const float> scale,
+                         std::optional<std::int64_t> axis, const char* where) {
   std::vector<GridStep<T>> steps;
   for (const float each : scale) {
     check(std::isfinite(each) && each > 0.0f, where, "scale must be finite and > 0", each);
     steps.push_back({T(1), static_cast<T>(each), T(0), T(0), T(0)});
   }
-  const GridSteps<T> grids =
-      axis ? GridSteps<T>(std::move(steps), *axis, src.shape(), where, "scale")
-           : GridSteps<T>(steps.front());
+  if (axis) return GridSteps<T>(std::move(steps), *axis, shape, where, "scale");
+  return GridSteps<T>(steps.front());
+}
+
+void check_levels(std::span<const float> scale, std::optional<std::int64_t> axis, Levels levels,
+                  const char* where) {
+  check(levels.powers >= 0 && levels.powers <= kMaxLevelCode, where, "powers must be in [0, 100]",
+        levels.powers);
+  check(axis.has_value() ? !scale.empty() : scale.size() == 1, where,
+        "scale must be one number where axis is None", scale.size());
+}
+
+// Throws unless codes are int8, the others floating, and both have one shape and no common memory.
+void check_codes(const AnyView& codes, const AnyView& floats, const char* where,
+                 const char* argument, const char* float_argument) {
+  check<DTypeError>(is_floating(floats.dtype()), where,
+                    std::string(float_argument) + " must be float64, float32, float16 or bfloat16",
+                    name(floats.dtype()));
+  check<DTypeError>(codes.dtype() == DType::int8, where, std::string(argument) + " must be int8",
+                    name(codes.dtype()));
+  check(codes.shape() == floats.shape(), where, "out must have the shape of the input",
+        codes.shape());
+  const auto [first, last] = extent_of(codes);
+  const auto [float_first, float_last] = extent_of(floats);
+  check(last <= float_first || float_last <= first || floats.empty(), where,
+        "out must not overlap the input");
+}
+
+template <class T>
+void write_codes(const AnyView& src, const GridSteps<T>& grids, int powers,
+                 const MutableAnyView& dst) {
+  parallel_for(src.size(), kGrain, [&](std::int64_t first, std::int64_t last) {
+    const kernels::FloatMode mode;
+    alignas(64) T in[kernels::kScratch];
+    alignas(64) std::int8_t out[kernels::kScratch];
+    for (std::int64_t at = first; at < last; at += kernels::kScratch) {
+      const std::int64_t n = std::min(kernels::kScratch, last - at);
+      const T* from = kernels::block(src, at, n, in);
+      const auto piece = [&](std::int64_t position, std::int64_t count, const auto& grid) {
+        const std::int64_t done = position - at;
+        for (std::int64_t i = 0; i < count; ++i) {
+          const T x = from[done + i];
+          const int code =
+              powers == 0 ? binary_code(x)
+                          : power_of_two_code(x, static_cast<float>(scale_at(grid, i)), powers);
+          out[done + i] = static_cast<std::int8_t>(code);
+        }
+      };
+      grids.for_each_run(at, n, piece, piece);
+      kernels::scatter(out, at, n, dst);
+    }
+  });
+}
+
+// Calls f(codes, position, count) for blocks of an int8 tensor, in parallel.
+template <class F>
+void for_each_codes(const AnyView& src, F&& f) {
+  parallel_for(src.size(), kGrain, [&](std::int64_t first, std::int64_t last) {
+    const kernels::FloatMode mode;
+    alignas(64) std::int8_t codes[kernels::kScratch];
+    for (std::int64_t at = first; at < last; at += kernels::kScratch) {
+      const std::int64_t n = std::min(kernels::kScratch, last - at);
+      kernels::gather(src, at, n, codes);
+      f(codes, at, n);
+    }
+  });
+}
+
+template <class T>
+void write_levels(const AnyView& src, const GridSteps<T>& grids, const MutableAnyView& dst) {
+  for_each_codes(src, [&](const std::int8_t* codes, std::int64_t at, std::int64_t n) {
+    alignas(64) T out[kernels::kScratch];
+    T* to = kernels::writable_block(dst, at, out);
+    const auto piece = [&](std::int64_t position, std::int64_t count, const auto& grid) {
+      const std::int64_t done = position - at;
+      for (std::int64_t i = 0; i < count; ++i) {
+        to[done + i] = level_of<T>(codes[done + i], static_cast<float>(scale_at(grid, i)));
+      }
+    };
+    grids.for_each_run(at, n, piece, piece);
+    if (to == out) kernels::store(out, at, n, dst);
+  });
+}
+
+template <class T>
+void round_to_levels(const AnyView& src, std::span<const float> scale,
+                     std::optional<std::int64_t> axis, Levels levels, const MutableAnyView& dst,
+                     std::span<std::uint8_t> bits) {
+  constexpr auto where = "quant.fake_quantize_levels";
+  const GridSteps<T> grids = level_steps<T>(src.shape(), scale, axis, where);
   check_no_nan(src, where);
   const int powers = levels.powers;
   transform(
@@ -109,10 +194,7 @@ void fake_quantize_levels(const AnyView& src, std::span<const float> scale,
                           const MutableAnyView& dst, std::span<std::uint8_t> bits) {
   constexpr auto where = "quant.fake_quantize_levels";
   check_same(src, dst, where, "x");
-  check(levels.powers >= 0 && levels.powers <= 100, where, "powers must be in [0, 100]",
-        levels.powers);
-  check(axis.has_value() ? !scale.empty() : scale.size() == 1, where,
-        "scale must be one number where axis is None", scale.size());
+  check_levels(scale, axis, levels, where);
   if (!bits.empty()) {
     check_bits(bits, src, where);
     check_bits(bits, dst, where);
@@ -122,6 +204,38 @@ void fake_quantize_levels(const AnyView& src, std::span<const float> scale,
   } else {
     round_to_levels<float>(src, scale, axis, levels, dst, bits);
   }
+}
+
+void quantize_levels(const AnyView& src, std::span<const float> scale,
+                     std::optional<std::int64_t> axis, Levels levels, const MutableAnyView& dst) {
+  constexpr auto where = "quant.quantize_levels";
+  check_codes(dst, src, where, "out", "x");
+  check_levels(scale, axis, levels, where);
+  const auto write = [&](const auto& grids) {
+    check_no_nan(src, where);
+    write_codes(src, grids, levels.powers, dst);
+  };
+  if (src.dtype() == DType::float64) write(level_steps<double>(src.shape(), scale, axis, where));
+  else write(level_steps<float>(src.shape(), scale, axis, where));
+}
+
+void dequantize_levels(const AnyView& src, std::span<const float> scale,
+                       std::optional<std::int64_t> axis, const MutableAnyView& dst) {
+  constexpr auto where = "quant.dequantize_levels";
+  check_codes(src, dst, where, "q", "out");
+  check_levels(scale, axis, {}, where);
+  const auto write = [&](const auto& grids) {
+    std::atomic<bool> fits{true};
+    for_each_codes(src, [&](const std::int8_t* codes, std::int64_t, std::int64_t n) {
+      if (std::any_of(codes, codes + n, [](int code) { return std::abs(code) > kMaxLevelCode; })) {
+        fits.store(false, std::memory_order_relaxed);
+      }
+    });
+    check(fits.load(), where, "q must be in [-100, 100]", "a code beyond");
+    write_levels(src, grids, dst);
+  };
+  if (dst.dtype() == DType::float64) write(level_steps<double>(src.shape(), scale, axis, where));
+  else write(level_steps<float>(src.shape(), scale, axis, where));
 }
 
 std::vector<float> level_scale(const AnyView& x, ScaleRule rule, std::optional<std::int64_t> axis) {

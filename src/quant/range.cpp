@@ -130,11 +130,10 @@ struct Scales {
   std::vector<std::int32_t> zero_point;
 };
 
-Scales scales_from_range(std::span<const float> min, std::span<const float> max, DType dtype,
-                         bool symmetric, Compat compat) {
+Scales scales_from_range(std::span<const float> min, std::span<const float> max,
+                         const GridType& type, bool symmetric, Compat compat) {
   constexpr auto where = "quant.qparams_from_range";
-  check<DTypeError>(is_quantized(dtype), where,
-                    "dtype must be int8, uint8, int16, uint16, int4 or uint4", name(dtype));
+  check<DTypeError>(is_quantized(type), where, kGridTypeRule, name(type));
   check(compat != Compat::tf, where, "compat must be None, \"torch\" or \"tflite\"", "tf");
   if (min.size() != max.size()) [[unlikely]] {
     throw Error(error_text(
@@ -148,7 +147,7 @@ Scales scales_from_range(std::span<const float> min, std::span<const float> max,
     check(std::isfinite(min[c]) && std::isfinite(max[c]) && min[c] <= max[c], where,
           "min and max must be finite with min <= max",
           std::to_string(min[c]) + " and " + std::to_string(max[c]));
-    const Grid grid = grid_from_range(min[c], max[c], dtype, symmetric, compat);
+    const Grid grid = grid_from_range(min[c], max[c], type, symmetric, compat);
     // The float arithmetic of the compat modes overflows for ranges wider than the largest float.
     check(std::isfinite(grid.scale), where, "max - min must be finite in float32",
           std::to_string(min[c]) + " and " + std::to_string(max[c]));
@@ -233,20 +232,21 @@ bool group_ranges(const AnyView& x, int axis, std::int64_t group_size, GroupRang
 
 }  // namespace
 
-QParams qparams_from_range(std::span<const float> min, std::span<const float> max, DType dtype,
-                           bool symmetric, std::optional<std::int64_t> axis, Compat compat) {
-  Scales found = scales_from_range(min, max, dtype, symmetric, compat);
-  const auto [qmin, qmax] = grid_range(dtype, symmetric, compat);
-  return QParams(std::move(found.scale), std::move(found.zero_point), axis, {dtype, qmin, qmax});
+QParams qparams_from_range(std::span<const float> min, std::span<const float> max,
+                           const GridType& type, bool symmetric, std::optional<std::int64_t> axis,
+                           Compat compat) {
+  Scales found = scales_from_range(min, max, type, symmetric, compat);
+  const auto [qmin, qmax] = grid_range(type, symmetric, compat);
+  return QParams(std::move(found.scale), std::move(found.zero_point), axis, {type, qmin, qmax});
 }
 
-QParams qparams_from_range(std::span<const float> min, std::span<const float> max, DType dtype,
-                           bool symmetric, std::int64_t axis, std::int64_t group_size,
-                           const Shape& shape, Compat compat) {
-  Scales found = scales_from_range(min, max, dtype, symmetric, compat);
-  const auto [qmin, qmax] = grid_range(dtype, symmetric, compat);
+QParams qparams_from_range(std::span<const float> min, std::span<const float> max,
+                           const GridType& type, bool symmetric, std::int64_t axis,
+                           std::int64_t group_size, const Shape& shape, Compat compat) {
+  Scales found = scales_from_range(min, max, type, symmetric, compat);
+  const auto [qmin, qmax] = grid_range(type, symmetric, compat);
   return QParams(std::move(found.scale), std::move(found.zero_point), axis,
-                 {dtype, qmin, qmax, group_size, shape});
+                 {type, qmin, qmax, group_size, shape});
 }
 
 GroupRange group_range(const AnyView& x, std::int64_t group_size, std::int64_t axis) {
@@ -326,13 +326,13 @@ void RangeObserver::update(const AnyView& x, OnNonFinite nonfinite) {
   }
 }
 
-QParams RangeObserver::qparams(DType dtype, bool symmetric, Compat compat) const {
+QParams RangeObserver::qparams(const GridType& type, bool symmetric, Compat compat) const {
   constexpr auto where = "quant.Observer.qparams";
   check(!min_.empty(), where, "update must have been called before qparams");
   for (std::size_t c = 0; c < min_.size(); ++c) {
     check(is_seen(min_[c], max_[c]), where, "every channel must have seen a finite value", c);
   }
-  return qparams_from_range(min_, max_, dtype, symmetric, axis_, compat);
+  return qparams_from_range(min_, max_, type, symmetric, axis_, compat);
 }
 
 void RangeObserver::assign(std::vector<float> min, std::vector<float> max,

@@ -13,6 +13,8 @@ namespace {
 constexpr double kNever = std::numeric_limits<double>::infinity();
 constexpr double kPathStep = 1e-5;
 constexpr std::size_t kPairs = 32;  // a side
+constexpr std::size_t kStarts = 4;
+constexpr std::ptrdiff_t kNear = 6;
 
 using Edges = std::vector<std::int64_t>;
 
@@ -56,7 +58,7 @@ FloatRange around_zero(const BinCounts& bins, std::int64_t high) {
 }
 
 Grid grid_of(const FloatRange& range, const GridChoice& choice) {
-  return grid_from_range(range.first, range.second, choice.dtype, choice.symmetric, choice.compat);
+  return grid_from_range(range.first, range.second, choice.type, choice.symmetric, choice.compat);
 }
 
 // The edge with the least cost; of equals the first.
@@ -84,34 +86,49 @@ Edges thinned(const Edges& edges) {
   return some;
 }
 
-// The pair with the least cost of all where they are few or one end is fixed, else the end of a
-// descent from the best of some pairs. Both lists start with the widest range.
+// Of all edges those at most kNear places from `edge`.
+Edges near(const Edges& edges, std::int64_t edge) {
+  const auto at = std::find(edges.begin(), edges.end(), edge);
+  return {at - std::min<std::ptrdiff_t>(at - edges.begin(), kNear),
+          at + std::min<std::ptrdiff_t>(edges.end() - at, kNear + 1)};
+}
+
+// The pair with the least cost of all where they are few or one end is fixed, else the best end of
+// descents from the best of some pairs. Both lists start with the widest range.
 template <class Cost>
 Pair best_pair(const Edges& lows, const Edges& highs, Cost&& cost) {
-  Pair best{lows.front(), highs.front()};
-  double least = kNever;
-  const auto all = [&](const Edges& some_lows, const Edges& some_highs) {
+  using Found = std::pair<double, Pair>;
+  const auto least_of = [&](const Edges& some_lows, const Edges& some_highs, Found best) {
     for (const std::int64_t low : some_lows) {
       for (const std::int64_t high : some_highs) {
         const double found = cost(low, high);
-        if (found < least) {
-          least = found;
-          best = {low, high};
-        }
+        if (found < best.first) best = {found, {low, high}};
       }
     }
-  };
-  if (lows.size() == 1 || highs.size() == 1 || lows.size() * highs.size() <= kPairs * kPairs) {
-    all(lows, highs);
     return best;
+  };
+  Found best{kNever, {lows.front(), highs.front()}};
+  if (lows.size() == 1 || highs.size() == 1 || lows.size() * highs.size() <= kPairs * kPairs) {
+    return least_of(lows, highs, best).second;
   }
-  all(thinned(lows), thinned(highs));
-  for (double before = kNever; least < before;) {
-    before = least;
-    all({best.first}, highs);
-    all(lows, {best.second});
+  std::vector<Found> starts;
+  for (const std::int64_t low : thinned(lows)) {
+    for (const std::int64_t high : thinned(highs)) starts.push_back({cost(low, high), {low, high}});
   }
-  return best;
+  std::stable_sort(starts.begin(), starts.end(),
+                   [](const Found& a, const Found& b) { return a.first < b.first; });
+  starts.resize(std::min(starts.size(), kStarts));
+  for (Found at : starts) {
+    // The divergence has ledges that only both ends together leave.
+    for (double before = kNever; at.first < before;) {
+      before = at.first;
+      at = least_of({at.second.first}, highs, at);
+      at = least_of(lows, {at.second.second}, at);
+      at = least_of(near(lows, at.second.first), near(highs, at.second.second), at);
+    }
+    if (at.first < best.first) best = at;
+  }
+  return best.second;
 }
 
 // Ends of ranges that hold 0 and cut into the values or hold them all, the widest first.
@@ -301,7 +318,7 @@ FloatRange entropy_range(const BinCounts& bins, const GridChoice& choice) {
     });
     return around_zero(bins, high);
   }
-  const auto [qmin, qmax] = grid_range(choice.dtype, false, choice.compat);
+  const auto [qmin, qmax] = grid_range(choice.type, false, choice.compat);
   const std::int64_t levels = qmax - qmin + 1;
   const Pair found =
       best_pair(low_edges(bins), high_edges(bins), [&](std::int64_t low, std::int64_t high) {

@@ -10,7 +10,7 @@ namespace moptcore::inline v0::quant {
 
 /// What makes a grid of a range; see grid_from_range.
 struct GridChoice {
-  DType dtype;
+  GridType type;
   bool symmetric;
   Compat compat;
 };

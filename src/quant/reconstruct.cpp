@@ -465,8 +465,7 @@ double reconstruction_error(const AnyView& weights, const AnyView& approximation
 QParams gptq(const AnyView& weights, const AnyView& hessian, const MutableAnyView& q,
              const WeightGridOptions& grids, const GptqOptions& options) {
   constexpr auto where = "quant.gptq";
-  check<DTypeError>(is_quantized(grids.dtype), where,
-                    "dtype must be int8, uint8, int16, uint16, int4 or uint4", name(grids.dtype));
+  check<DTypeError>(is_quantized(grids.dtype), where, kGridTypeRule, name(grids.dtype));
   check_gptq(weights, options, where);
   const std::int64_t group = group_extent(grids.group_size, weights.shape()[1], where);
   if (options.order == ColumnOrder::activation) {
@@ -474,7 +473,7 @@ QParams gptq(const AnyView& weights, const AnyView& hessian, const MutableAnyVie
     gptq(weights, hessian, q, plain, options);
     return plain;
   }
-  check_integers(q, grids.dtype, weights.shape(), where);
+  check_integers(q, grids.dtype.storage(), weights.shape(), where);
   const auto count =
       static_cast<std::size_t>(weights.shape()[0] * block_count(weights.shape()[1], group));
   std::vector<float> scale(count, 1.0f);

@@ -99,17 +99,18 @@ void store_integers(const std::int32_t* src, std::int64_t first, std::int64_t n,
   }
 }
 
-QParams plain_grids(const AnyView& weights, DType dtype, std::int64_t group_size, bool symmetric) {
+QParams plain_grids(const AnyView& weights, const GridType& type, std::int64_t group_size,
+                    bool symmetric) {
   const std::int64_t inputs = weights.shape()[1];
   const GroupRange range = group_range(weights, group_size == 0 ? inputs : group_size, 1);
-  if (group_size == 0) return qparams_from_range(range.min, range.max, dtype, symmetric, 0);
-  return qparams_from_range(range.min, range.max, dtype, symmetric, 1, group_size, range.shape);
+  if (group_size == 0) return qparams_from_range(range.min, range.max, type, symmetric, 0);
+  return qparams_from_range(range.min, range.max, type, symmetric, 1, group_size, range.shape);
 }
 
 QParams grids_of(std::vector<float> scale, std::vector<std::int32_t> zero_point, const Shape& shape,
-                 DType dtype, std::int64_t group_size, bool symmetric) {
-  const auto [qmin, qmax] = grid_range(dtype, symmetric);
-  QParams::Options options{.dtype = dtype, .qmin = qmin, .qmax = qmax};
+                 const GridType& type, std::int64_t group_size, bool symmetric) {
+  const auto [qmin, qmax] = grid_range(type, symmetric);
+  QParams::Options options{.dtype = type, .qmin = qmin, .qmax = qmax};
   if (group_size == 0) return {std::move(scale), std::move(zero_point), 0, options};
   options.group_size = group_size;
   options.scale_shape = grouped_shape(shape, 1, group_size);

@@ -58,11 +58,12 @@ void store_integers(const std::int32_t* src, std::int64_t first, std::int64_t n,
                     const MutableAnyView& q);
 
 /// The QParams of plain ranges: one grid a row, or one for each group of a row.
-QParams plain_grids(const AnyView& weights, DType dtype, std::int64_t group_size, bool symmetric);
+QParams plain_grids(const AnyView& weights, const GridType& type, std::int64_t group_size,
+                    bool symmetric);
 
 /// The QParams of grids that are row-major in [out, ceil(in / group_size)].
 QParams grids_of(std::vector<float> scale, std::vector<std::int32_t> zero_point, const Shape& shape,
-                 DType dtype, std::int64_t group_size, bool symmetric);
+                 const GridType& type, std::int64_t group_size, bool symmetric);
 
 /// The group size to use: that of `group_size`, or the whole row for 0. Throws where negative.
 std::int64_t group_extent(std::int64_t group_size, std::int64_t inputs, const char* where);

@@ -13,6 +13,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from moptcore import quant
+from reference import quant as integers
 from reference import ranges as reference
 from torch.ao.quantization import observer as torch_observer
 
@@ -142,7 +143,7 @@ def test_memory_stays_flat_over_ten_thousand_updates():
 
 
 @pytest.mark.parametrize("symmetric", [True, False])
-@pytest.mark.parametrize("dtype", ["int8", "uint4", "int4"])
+@pytest.mark.parametrize("dtype", ["int8", "uint4", "int4", "int3", "uint2", "ternary"])
 @pytest.mark.parametrize("shift", [-3.0, 0.0, 0.4, 20.0])
 def test_the_mean_squared_error_is_the_least_of_all_candidates(dtype, symmetric, shift):
     x = activations(3000) + np.float32(shift)
@@ -236,6 +237,37 @@ def test_the_divergence_is_the_least_of_all_candidates(symmetric, one_sided):
         found = max(a[0], start) if a[0] > low else start, next(e for e in edges if e >= b[0])
     # Logarithms of two computations of the same terms, to a few units in the last place.
     assert cost(*found) == pytest.approx(least, rel=1e-9, abs=1e-12)
+
+
+@pytest.mark.parametrize("dtype", ["int4", "uint3", "int2"])
+@pytest.mark.parametrize("values", ["laplace", "normal", "skewed", "two_bulks"])
+def test_a_descent_of_the_divergence_is_as_good_as_every_second_pair(values, dtype):
+    rng = np.random.default_rng(7)
+    x = {
+        "laplace": lambda: activations(3000) + np.float32(0.3),
+        "normal": lambda: rng.standard_normal(3000),
+        "skewed": lambda: rng.gamma(2.0, 1.0, 3000) - 3,
+        "two_bulks": lambda: np.append(rng.normal(-2, 0.4, 1000), rng.normal(3, 0.7, 2000)),
+    }[values]().astype(np.float32)
+    observer = observed(quant.EntropyObserver, x, bins=128)
+    counts, edges = reference.edges_of(observer)
+    low, high = observer.min[0], observer.max[0]
+    width = edges[1] - edges[0]
+    lows, highs = edges[edges < 0], edges[edges > 0]
+    assert lows.size * highs.size > 32 * 32
+    qmin, qmax = (integers.INTEGERS | integers.FEW)[dtype]
+
+    def cost(a, b):
+        if b - a < (qmax - qmin + 1) * width:
+            return np.inf
+        grid = reference.grid_of(max(a, low), min(b, high), dtype, False)
+        return reference.divergence(counts, edges, a, b, grid)
+
+    least = min(cost(a, b) for a, b in itertools.product(lows[::2], highs[::-1][::2]))
+    a, b = observer.range(dtype, symmetric=False)
+    found = cost(edges[edges <= a[0]][-1], edges[edges >= b[0]][0])
+    assert np.isfinite(found)
+    assert found <= least * (1 + 1e-9) + 1e-12
 
 
 @pytest.mark.parametrize("percentile", [60.0, 99.0, 99.9, 100.0])

@@ -14,6 +14,15 @@ INTEGERS = {
     "uint4": (0, 15),
 }
 
+# Fewer than any dtype has; stored in bytes.
+FEW = {
+    "int3": (-4, 3),
+    "uint3": (0, 7),
+    "int2": (-2, 1),
+    "uint2": (0, 3),
+    "ternary": (-1, 1),
+}
+
 
 def along(values, ndim, axis):
     """A vector over `axis`, shaped to broadcast with `ndim` dimensions."""
@@ -90,9 +99,9 @@ def passes(x, scale, zero_point, qmin, qmax, axis=None, compat=None):
 
 
 def qparams_from_range(low, high, dtype="int8", symmetric=True):
-    qmin, qmax = INTEGERS[dtype]
+    qmin, qmax = (INTEGERS | FEW)[dtype]
     low, high = min(float(low), 0.0), max(float(high), 0.0)
-    qmin += symmetric
+    qmin += symmetric and qmin != -qmax
     middle = 0 if qmin < 0 else (qmax + 1) // 2
     if low == high:
         return 1.0, middle if symmetric else max(qmin, 0), qmin, qmax

@@ -4,6 +4,7 @@
 #include <moptcore/core/check.hpp>
 #include <moptcore/core/copy.hpp>
 #include <moptcore/core/dtype.hpp>
+#include <moptcore/core/grid_type.hpp>
 #include <moptcore/core/int4.hpp>
 #include <moptcore/core/isa.hpp>
 #include <moptcore/core/parallel.hpp>

@@ -13,6 +13,7 @@
 
 #include <moptcore/core/check.hpp>
 #include <moptcore/core/dtype.hpp>
+#include <moptcore/core/grid_type.hpp>
 #include <moptcore/core/shape.hpp>
 
 namespace moptcore::inline v0 {
@@ -26,19 +27,6 @@ struct Grid {
 
   friend bool operator==(const Grid&, const Grid&) = default;
 };
-
-/// True for the dtypes that hold quantized values: int8, uint8, int16, uint16, int4, uint4.
-[[nodiscard]] constexpr bool is_quantized(DType dtype) noexcept {
-  return dtype == DType::int8 || dtype == DType::uint8 || dtype == DType::int16 ||
-         dtype == DType::uint16 || dtype == DType::int4 || dtype == DType::uint4;
-}
-
-/// The least and the greatest integer of a quantized dtype.
-[[nodiscard]] constexpr std::pair<std::int32_t, std::int32_t> integer_range(DType dtype) noexcept {
-  const std::int32_t levels = std::int32_t{1} << bit_width(dtype);
-  const bool is_signed = dtype == DType::int8 || dtype == DType::int16 || dtype == DType::int4;
-  return is_signed ? std::pair{-levels / 2, levels / 2 - 1} : std::pair{0, levels - 1};
-}
 
 /// Grids that are someone else's memory: one for a whole tensor, one per index of `axis`, or one
 /// for each `group_size` neighbours along `axis` (ONNX's block_size).
@@ -97,9 +85,9 @@ inline void check_grids(const GridView& grids, std::string_view where) {
 class QParams {
  public:
   struct Options {
-    DType dtype = DType::int8;                        ///< int8, uint8, int16, uint16, int4 or uint4
-    std::optional<std::int32_t> qmin = std::nullopt;  ///< none: the dtype's least integer
-    std::optional<std::int32_t> qmax = std::nullopt;  ///< none: the dtype's greatest integer
+    GridType dtype = DType::int8;                           ///< int8, uint8, int16 ..., FewLevels
+    std::optional<std::int32_t> qmin = std::nullopt;        ///< none: the type's least integer
+    std::optional<std::int32_t> qmax = std::nullopt;        ///< none: the type's greatest integer
     std::optional<std::int64_t> group_size = std::nullopt;  ///< none: no groups
     Shape scale_shape = {};                                 ///< of scale, where there are groups
   };
@@ -114,7 +102,7 @@ class QParams {
   /// group_size one grid for each group of so many neighbours along `axis` and for each index of
   /// every other axis: scale and zero_point are row-major in options.scale_shape.
   /// Throws Error naming what is wrong: scale not finite or <= 0, zero_point outside
-  /// [qmin, qmax], lengths that differ, a range that the dtype cannot hold.
+  /// [qmin, qmax], lengths that differ, a range that the type does not hold.
   QParams(std::vector<float> scale, std::vector<std::int32_t> zero_point,
           std::optional<std::int64_t> axis, const Options& options)
       : scale_(std::move(scale)),
@@ -122,18 +110,17 @@ class QParams {
         axis_(axis),
         group_size_(options.group_size),
         scale_shape_(options.group_size ? options.scale_shape : Shape{}),
-        dtype_(options.dtype) {
+        type_(options.dtype) {
     constexpr auto where = "quant.QParams";
-    check<DTypeError>(is_quantized(dtype_), where,
-                      "dtype must be int8, uint8, int16, uint16, int4 or uint4", name(dtype_));
-    const auto [least, greatest] = integer_range(dtype_);
+    check<DTypeError>(is_quantized(type_), where, kGridTypeRule, name(type_));
+    const auto [least, greatest] = integer_range(type_);
     qmin_ = options.qmin.value_or(least);
     qmax_ = options.qmax.value_or(greatest);
     if (qmin_ < least || qmax_ > greatest || qmin_ >= qmax_) [[unlikely]] {
       throw Error(error_text(where,
                              "qmin and qmax must satisfy " + std::to_string(least) +
                                  " <= qmin < qmax <= " + std::to_string(greatest) + " for " +
-                                 std::string(name(dtype_)),
+                                 std::string(name(type_)),
                              std::to_string(qmin_) + " and " + std::to_string(qmax_)));
     }
     check(!scale_.empty(), where, "scale must have at least one element", 0);
@@ -155,7 +142,9 @@ class QParams {
   }
   /// The shape of scale and zero_point where there are groups, else rank 0.
   [[nodiscard]] const Shape& scale_shape() const noexcept { return scale_shape_; }
-  [[nodiscard]] DType dtype() const noexcept { return dtype_; }
+  [[nodiscard]] const GridType& type() const noexcept { return type_; }
+  /// What stores the integers: the type's storage.
+  [[nodiscard]] DType dtype() const noexcept { return type_.storage(); }
   [[nodiscard]] std::int32_t qmin() const noexcept { return qmin_; }
   [[nodiscard]] std::int32_t qmax() const noexcept { return qmax_; }
 
@@ -182,7 +171,7 @@ class QParams {
   std::optional<std::int64_t> axis_;
   std::optional<std::int64_t> group_size_;
   Shape scale_shape_;
-  DType dtype_;
+  GridType type_;
   std::int32_t qmin_ = 0;
   std::int32_t qmax_ = 0;
 };

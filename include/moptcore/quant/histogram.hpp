@@ -77,9 +77,9 @@ class MOPTCORE_API CountingObserver {
   /// The range that the observer's rule picks for the integers of a grid; see qparams_from_range
   /// for the grid. Ends are edges of bins or min and max. Throws Error where a channel has seen
   /// nothing.
-  [[nodiscard]] GroupRange range(DType dtype = DType::int8, bool symmetric = true,
+  [[nodiscard]] GroupRange range(const GridType& type = DType::int8, bool symmetric = true,
                                  Compat compat = Compat::none) const;
-  [[nodiscard]] QParams qparams(DType dtype = DType::int8, bool symmetric = true,
+  [[nodiscard]] QParams qparams(const GridType& type = DType::int8, bool symmetric = true,
                                 Compat compat = Compat::none) const;
 
   [[nodiscard]] std::int64_t bins() const noexcept { return bins_; }
@@ -136,7 +136,8 @@ class MOPTCORE_API PercentileObserver : public CountingObserver {
 
 /// The range of least divergence (Migacz, "8-bit Inference with TensorRT", GTC 2017). Symmetric
 /// grids, and values of one sign, try every edge that leaves a bin to every integer; others
-/// try 32 x 32 pairs of edges and then go down along one end at a time until neither helps.
+/// try 32 x 32 pairs of edges and go down from the best 4 of them, along one end at a time and
+/// among near pairs, until nothing helps.
 class MOPTCORE_API EntropyObserver : public CountingObserver {
  public:
   explicit EntropyObserver(std::optional<std::int64_t> axis = std::nullopt,

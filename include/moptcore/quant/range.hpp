@@ -24,13 +24,14 @@ inline constexpr float kMinScale = std::numeric_limits<float>::min();
 /// torch.ao's smallest scale.
 inline constexpr float kTorchMinScale = std::numeric_limits<float>::epsilon();
 
-/// The integers that a grid for `dtype` uses: all of them, but for symmetric grids one less below
-/// (int8: [-127, 127], uint8: [1, 255]), so that they lie evenly around the zero point.
-/// Compat::torch uses all of them always.
+/// The integers that a grid of `type` uses: all of them, but for symmetric grids one less below
+/// where they do not lie evenly around the zero point anyway (int8: [-127, 127], uint8: [1, 255],
+/// int3: [-3, 3], int2 and ternary: [-1, 1]). Compat::torch uses all of them always.
 [[nodiscard]] constexpr std::pair<std::int32_t, std::int32_t> grid_range(
-    DType dtype, bool symmetric, Compat compat = Compat::none) noexcept {
-  const auto [least, greatest] = integer_range(dtype);
-  return {symmetric && compat != Compat::torch ? least + 1 : least, greatest};
+    const GridType& type, bool symmetric, Compat compat = Compat::none) noexcept {
+  const auto [least, greatest] = integer_range(type);
+  const bool narrows = symmetric && compat != Compat::torch && least != -greatest;
+  return {narrows ? least + 1 : least, greatest};
 }
 
 namespace detail {
@@ -50,10 +51,10 @@ template <class T>
 /// Compat::torch: torch.ao's observers (symmetric int8 divides by 127.5, float arithmetic, scale
 /// at least 2^-23). Compat::tflite: affine in float arithmetic, zero_point rounds halves away.
 /// min and max must be finite with min <= max; see qparams_from_range for the checks.
-[[nodiscard]] inline Grid grid_from_range(float min, float max, DType dtype, bool symmetric,
-                                          Compat compat = Compat::none) noexcept {
-  const auto [qmin, qmax] = grid_range(dtype, symmetric, compat);
-  const std::int32_t middle = integer_range(dtype).first < 0 ? 0 : (qmax + 1) / 2;
+[[nodiscard]] inline Grid grid_from_range(float min, float max, const GridType& type,
+                                          bool symmetric, Compat compat = Compat::none) noexcept {
+  const auto [qmin, qmax] = grid_range(type, symmetric, compat);
+  const std::int32_t middle = integer_range(type).first < 0 ? 0 : (qmax + 1) / 2;
   const float low = std::min(min, 0.0f);
   const float high = std::max(max, 0.0f);
   const auto levels = static_cast<float>(qmax - qmin);
@@ -87,17 +88,15 @@ template <class T>
 /// QParams for one range, or for one range per index of `axis`. Throws Error where a range is not
 /// finite or min > max, or where min and max differ in length.
 [[nodiscard]] MOPTCORE_API QParams qparams_from_range(std::span<const float> min,
-                                                      std::span<const float> max, DType dtype,
-                                                      bool symmetric,
+                                                      std::span<const float> max,
+                                                      const GridType& type, bool symmetric,
                                                       std::optional<std::int64_t> axis,
                                                       Compat compat = Compat::none);
 
 /// The same for ranges of groups, row-major in `shape` (see group_range).
-[[nodiscard]] MOPTCORE_API QParams qparams_from_range(std::span<const float> min,
-                                                      std::span<const float> max, DType dtype,
-                                                      bool symmetric, std::int64_t axis,
-                                                      std::int64_t group_size, const Shape& shape,
-                                                      Compat compat = Compat::none);
+[[nodiscard]] MOPTCORE_API QParams qparams_from_range(
+    std::span<const float> min, std::span<const float> max, const GridType& type, bool symmetric,
+    std::int64_t axis, std::int64_t group_size, const Shape& shape, Compat compat = Compat::none);
 
 /// What an observer does with NaN and infinities.
 enum class OnNonFinite : std::uint8_t {
@@ -128,7 +127,7 @@ class MOPTCORE_API RangeObserver {
   void update(const AnyView& x, OnNonFinite nonfinite = OnNonFinite::error);
 
   /// The grid for the range. Throws Error where nothing was observed, of the whole or of a channel.
-  [[nodiscard]] QParams qparams(DType dtype = DType::int8, bool symmetric = true,
+  [[nodiscard]] QParams qparams(const GridType& type = DType::int8, bool symmetric = true,
                                 Compat compat = Compat::none) const;
 
   /// One value, or one for each index of the axis; empty before the first update. A channel that

@@ -22,7 +22,7 @@ namespace moptcore::inline v0::quant {
 
 /// The grids of weights: one a row, or one for each `group_size` neighbours of a row.
 struct WeightGridOptions {
-  DType dtype = DType::int4;
+  GridType dtype = DType::int4;
   std::int64_t group_size = 0;  ///< 0: whole rows
   bool symmetric = true;
 };

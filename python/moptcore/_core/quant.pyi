@@ -23,6 +23,7 @@ __all__: list[str] = [
     "cast",
     "cross_layer_scales",
     "dequantize",
+    "dequantize_levels",
     "equalize",
     "fake_quantize",
     "fake_quantize_affine",
@@ -40,6 +41,7 @@ __all__: list[str] = [
     "pact_backward",
     "qparams_from_range",
     "quantize",
+    "quantize_levels",
     "reconstruction_error",
     "smoothquant_scales",
 ]
@@ -64,7 +66,9 @@ class QParams:
         """
         scale: finite, > 0, one number or one for each index of `axis`.
         zero_point: integer in [qmin, qmax]; one number serves all scales.
-        dtype: int8, uint8, int16, uint16, int4 or uint4.
+        dtype: int8, uint8, int16, uint16, int4, uint4, or fewer integers: int3 [-4, 3], uint3
+        [0, 7], int2 [-2, 1], uint2 [0, 3], ternary [-1, 1]. These are stored one an element, as
+        int8 or where not signed uint8; moptcore.pack packs them.
         qmin, qmax: None is the dtype's full range.
         group_size: one scale for each group of so many neighbours along `axis` (ONNX's
         block_size): scale has the tensor's shape, but ceil(n / group_size) along `axis`. The
@@ -570,6 +574,15 @@ def dequantize(
     uint4 need `shape` or `out`. backend="onednn": int8 and uint8, the same bits.
     """
 
+def dequantize_levels(
+    q: ArrayLike, scale: typing.Any, axis: int | None = None, out: typing.Any = None
+) -> typing.Any:
+    """
+    The levels of int8 codes as float32, or in the floating dtype of `out`:
+    sign(q) * scale * 2^(1 - |q|), 0 for 0. With the dtype of x that is fake_quantize_levels, bit
+    for bit. Codes beyond [-100, 100] raise Error.
+    """
+
 def equalize(
     weights: typing.Any,
     biases: typing.Any = None,
@@ -727,7 +740,7 @@ def level_scale(x: ArrayLike, levels: str = "ternary", axis: int | None = None) 
 
     "binary": mean |x|, the least squared error with {-s, s} (XNOR-Net). "ternary": the least
     squared error with {-s, 0, s}, exact; its levels are those of
-    QParams(s, 0, "int8", axis, -1, 1). "twn": the mean of |x| > 0.7 mean |x| (Ternary Weight
+    QParams(s, 0, "ternary", axis). "twn": the mean of |x| > 0.7 mean |x| (Ternary Weight
     Networks), near to it.
     """
 
@@ -813,8 +826,8 @@ def qparams_from_range(
     The QParams that cover [min, max], extended to hold 0.
 
     min, max: numbers, vectors over `axis`, or with group_size arrays as group_range gives.
-    symmetric: scale = absmax / 127 and integers [-127, 127] for int8; else the full range
-    with a zero point. A range of nothing but 0 gives scale 1; no scale is below 2^-126.
+    symmetric: scale = absmax / 127 and integers [-127, 127] for int8, [-3, 3] for int3, [-1, 1]
+    for int2; else the full range with a zero point. A range of nothing but 0 gives scale 1; no scale is below 2^-126.
     compat: "torch" follows torch.ao's observers, "tflite" TFLite.
     """
 
@@ -834,9 +847,22 @@ def quantize(
     torch.quantize_per_tensor, with an axis of torch.quantize_per_channel; "tflite" rounds
     ties away from zero.
     int4, uint4: a uint8 vector, element 2i in the low nibble of byte i, 2i + 1 in the high
-    one, row-major; packed=False: one int8 or uint8 an element.
+    one, row-major; packed=False: one int8 or uint8 an element. int3, int2 and ternary: one int8,
+    uint3 and uint2: one uint8 an element.
     backend="onednn": contiguous float32 to int8 or uint8 through oneDNN's reorder, which
     multiplies by 1 / scale: one step away where that rounds to the other side of a tie.
+    """
+
+def quantize_levels(
+    x: ArrayLike,
+    scale: typing.Any,
+    powers: int = 0,
+    axis: int | None = None,
+    out: typing.Any = None,
+) -> typing.Any:
+    """
+    The int8 codes of fake_quantize_levels: 0 for 0, else k + 1 with the sign of the level
+    +-scale * 2^-k. Two levels have the codes -1 and 1. NaN raises NonFiniteError.
     """
 
 def reconstruction_error(weights: ArrayLike, approximation: ArrayLike, hessian: ArrayLike) -> float:

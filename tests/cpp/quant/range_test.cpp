@@ -33,6 +33,60 @@ TEST_CASE("Affine grids hold zero exactly, wherever the range lies", "[quant]") 
   }
 }
 
+TEST_CASE("Grids of few integers have their own width and a byte to store each", "[quant]") {
+  struct Row {
+    GridType type;
+    const char* text;
+    DType storage;
+    int least, greatest, narrow, middle;
+  };
+  const auto row = GENERATE(Row{FewLevels::int3, "int3", DType::int8, -4, 3, -3, 0},
+                            Row{FewLevels::uint3, "uint3", DType::uint8, 0, 7, 1, 4},
+                            Row{FewLevels::int2, "int2", DType::int8, -2, 1, -1, 0},
+                            Row{FewLevels::uint2, "uint2", DType::uint8, 0, 3, 1, 2},
+                            Row{FewLevels::ternary, "ternary", DType::int8, -1, 1, -1, 0},
+                            Row{DType::int4, "int4", DType::int4, -8, 7, -7, 0});
+  CAPTURE(row.text);
+  CHECK(name(row.type) == row.text);
+  CHECK(few_levels_from(row.text) == row.type.levels());
+  CHECK(row.type.storage() == row.storage);
+  CHECK(is_quantized(row.type));
+  CHECK(integer_range(row.type) == std::pair{row.least, row.greatest});
+  CHECK(grid_range(row.type, false) == std::pair{row.least, row.greatest});
+  CHECK(grid_range(row.type, true, Compat::torch) == std::pair{row.least, row.greatest});
+  // The largest magnitude is the last of the steps on its side.
+  const Grid grid = grid_from_range(-1.5f, 0.5f, row.type, true);
+  CHECK(grid == Grid{1.5f / static_cast<float>(row.greatest - row.middle), row.middle, row.narrow,
+                     row.greatest});
+
+  const QParams whole(0.5f, 1, {row.type});
+  CHECK(whole.type() == row.type);
+  CHECK(whole.dtype() == row.storage);
+  CHECK(whole.qmin() == row.least);
+  CHECK(whole.qmax() == row.greatest);
+  CHECK_THROWS_AS(QParams(0.5f, 0, {row.type, row.least - 1}), Error);
+  CHECK_THROWS_AS(QParams(0.5f, 0, {row.type, std::nullopt, row.greatest + 1}), Error);
+}
+
+TEST_CASE("Grids of few integers saturate at their ends, not at those of the byte", "[quant]") {
+  const std::vector<float> x = {-9.0f, -1.6f, -0.4f, 0.6f, 9.0f};
+  const QParams three(0.5f, 0, {FewLevels::int3});
+  std::vector<std::int8_t> q(x.size());
+  quantize(x, three, q);
+  CHECK(q == std::vector<std::int8_t>{-4, -3, -1, 1, 3});
+  std::vector<float> back(x.size());
+  std::vector<float> fake(x.size());
+  dequantize(q, three, back);
+  fake_quantize(x, three.view(), fake);
+  CHECK(back == fake);
+  CHECK(back == std::vector<float>{-2.0f, -1.5f, -0.5f, 0.5f, 1.5f});
+  std::vector<std::uint8_t> unsigned_bytes(x.size());
+  CHECK_THROWS_AS(quantize(x, three, unsigned_bytes), DTypeError);
+  quantize(x, QParams(0.5f, 2, {FewLevels::uint2}), unsigned_bytes);
+  CHECK(unsigned_bytes == std::vector<std::uint8_t>{0, 0, 1, 3, 3});
+  CHECK(QParams(0.5f, 0, {FewLevels::int2, -1}) != QParams(0.5f, 0, {FewLevels::ternary}));
+}
+
 TEST_CASE("A range of nothing but zero gives scale 1", "[quant]") {
   for (const bool symmetric : {true, false}) {
     CHECK(grid_from_range(0.0f, 0.0f, DType::int8, symmetric).scale == 1.0f);
