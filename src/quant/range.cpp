@@ -160,9 +160,8 @@ Scales scales_from_range(std::span<const float> min, std::span<const float> max,
 // Groups of neighbours in memory: one kernel call each.
 template <class T>
 bool neighbour_ranges(const AnyView& x, std::int64_t channels, std::int64_t group_size,
-                      GroupRange& out) {
+                      std::int64_t groups, GroupRange& out) {
   std::atomic<bool> finite{true};
-  const std::int64_t groups = out.shape.back();
   const std::int64_t rows = x.size() / channels;
   const std::int64_t grain = std::max<std::int64_t>(1, kGrain / channels);
   parallel_for(rows, grain, [&](std::int64_t first, std::int64_t last) {
@@ -226,8 +225,11 @@ bool row_ranges(const AnyView& x, const ChannelLayout& layout, std::int64_t grou
 template <class T>
 bool group_ranges(const AnyView& x, int axis, std::int64_t group_size, GroupRange& out) {
   const ChannelLayout layout(x.shape(), axis);
-  if (layout.inner == 1) return neighbour_ranges<T>(x, layout.channels, group_size, out);
-  return row_ranges<T>(x, layout, group_size, out.shape[axis], out);
+  const std::int64_t groups = out.shape[axis];
+  if (layout.inner == 1) {
+    return neighbour_ranges<T>(x, layout.channels, group_size, groups, out);
+  }
+  return row_ranges<T>(x, layout, group_size, groups, out);
 }
 
 }  // namespace

@@ -106,6 +106,15 @@ def test_no_value_is_off_by_more_than_half_a_step_of_its_group(shape, group_size
     assert np.all(np.abs(quant.fake_quantize(x, qp) - x) <= bound)
 
 
+def test_axes_of_extent_1_behind_the_groups_change_nothing():
+    x = weights((3, 5))
+    low, high = quant.group_range(x, 2, 1)
+    for tail in ((1,), (1, 1)):
+        found = quant.group_range(x.reshape(3, 5, *tail), 2, 1)
+        assert np.array_equal(found[0], low.reshape(3, 3, *tail))
+        assert np.array_equal(found[1], high.reshape(3, 3, *tail))
+
+
 def test_a_group_as_long_as_the_axis_is_an_axis_of_its_own():
     w = weights((16, 24))
     grouped = quant.group_qparams(w, 24, 1, "int8")
