@@ -52,6 +52,22 @@ std::vector<std::uint8_t> with_header(const std::uint8_t* data, std::size_t size
   return bytes;
 }
 
+// A file of one bundle, behind a right checksum.
+std::vector<std::uint8_t> with_bundle(const std::uint8_t* data, std::size_t size) {
+  const std::vector<std::uint8_t> bundle = sealed(data, size);
+  const std::string length = std::to_string(bundle.size());
+  const std::string header =
+      R"({"__metadata__":{"moptcore.pack":"1 00000000"},"::pack::pack":{"dtype":"U8","shape":[)" +
+      length + R"(],"data_offsets":[0,)" + length + "]}}";
+  std::vector<std::uint8_t> bytes(8);
+  for (std::size_t i = 0; i < 8; ++i) {
+    bytes[i] = static_cast<std::uint8_t>(header.size() >> (8 * i));
+  }
+  bytes.insert(bytes.end(), header.begin(), header.end());
+  bytes.insert(bytes.end(), bundle.begin(), bundle.end());
+  return bytes;
+}
+
 void round_trip(Input& input) {
   constexpr DType kDTypes[] = {DType::float64,  DType::float32, DType::float16,
                                DType::bfloat16, DType::int32,   DType::int8};
@@ -71,10 +87,11 @@ void round_trip(Input& input) {
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
   if (size == 0) return 0;
   try {
-    switch (data[0] % 4) {
+    switch (data[0] % 5) {
       case 0: decode(sealed(data + 1, size - 1)); break;
       case 1: read({data + 1, size - 1}); break;
       case 2: read(with_header(data + 1, size - 1)); break;
+      case 3: read(with_bundle(data + 1, size - 1)); break;
       default: {
         Input input(data + 1, size - 1);
         round_trip(input);
