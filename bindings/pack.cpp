@@ -160,21 +160,20 @@ std::int64_t save(const py::object& path, const py::object& arrays, const py::ob
                   const py::object& metadata) {
   constexpr auto where = "pack.save";
   const std::string file = path_of(path);
-  check<DTypeError>(py::hasattr(arrays, "items"), where,
-                    "arrays must map names to arrays, but is a", Py_TYPE(arrays.ptr())->tp_name);
+  check<DTypeError>(py::hasattr(arrays, "items"), where, "arrays must map names to arrays",
+                    Py_TYPE(arrays.ptr())->tp_name);
   // A list of our own: the caller's may change while the GIL is released.
   const py::list items(arrays.attr("items")());
   const bool one_for_all = PyUnicode_Check(encoding.ptr()) != 0;
   check<DTypeError>(one_for_all || py::isinstance<py::dict>(encoding), where,
-                    "encoding must be a name or a dict of them, but is a",
-                    Py_TYPE(encoding.ptr())->tp_name);
+                    "encoding must be a name or a dict of them", Py_TYPE(encoding.ptr())->tp_name);
   std::vector<Array> held;
   held.reserve(items.size());
   std::vector<pack::Named> tensors;
   std::size_t named = 0;
   for (const py::handle item : items) {
     const py::tuple pair(py::reinterpret_borrow<py::object>(item));
-    const std::string key = text_of(pair[0], "names must be str, but one is a");
+    const std::string key = text_of(pair[0], "every name in arrays must be str");
     check<DTypeError>(Array::accepts(pair[1]), where, "arrays['" + key + "'] must be an array",
                       Py_TYPE(py::object(pair[1]).ptr())->tp_name);
     held.emplace_back(pair[1]);
@@ -183,19 +182,22 @@ std::int64_t save(const py::object& path, const py::object& arrays, const py::ob
       wanted = pack::parse_encoding(encoding.cast<std::string>());
     } else if (encoding.contains(pair[0])) {
       wanted = pack::parse_encoding(
-          text_of(encoding[py::object(pair[0])], "encodings must be str, but one is a"));
+          text_of(encoding[py::object(pair[0])], "every encoding must be str"));
       ++named;
     }
     tensors.push_back({key, held.back().view(), wanted});
   }
-  check(one_for_all || named == py::len(encoding), where,
-        "encoding must name tensors of arrays, names that are none of them",
-        one_for_all ? 0 : py::len(encoding) - named);
+  if (!one_for_all && named != py::len(encoding)) {
+    for (const auto& [key, value] : py::reinterpret_borrow<py::dict>(encoding)) {
+      check(arrays.contains(key), where, "every name in encoding must be one of arrays",
+            py::repr(key).cast<std::string>());
+    }
+  }
   pack::Metadata texts;
   if (!metadata.is_none()) {
     for (const auto& [key, value] : py::dict(metadata)) {
-      texts[text_of(key, "metadata must be str, but a key is a")] =
-          text_of(value, "metadata must be str, but a value is a");
+      texts[text_of(key, "every key of metadata must be str")] =
+          text_of(value, "every value of metadata must be str");
     }
   }
   return with_os_errors(file, [&] {

@@ -124,6 +124,23 @@ std::vector<float> scales_of(py::handle source, const char* where) {
   return values;
 }
 
+// A name of no dtype is refused by the rule of the function, which lists those that it takes.
+DType dtype_of_rule(py::handle dtype, const char* where, std::string_view rule) {
+  const auto got = [&] {
+    const bool text = PyUnicode_Check(dtype.ptr()) != 0;
+    return (text ? py::str(dtype) : py::repr(dtype)).cast<std::string>();
+  };
+  try {
+    return dtype_from(dtype, where, "dtype");
+  } catch (const py::error_already_set&) {
+    throw DTypeError(error_text(where, rule, got()));
+  } catch (const DTypeError&) {
+    throw DTypeError(error_text(where, rule, got()));
+  } catch (const Error&) {
+    throw Error(error_text(where, rule, got()));
+  }
+}
+
 }  // namespace
 
 GridType grid_type_from(py::handle dtype, const char* where) {
@@ -132,11 +149,7 @@ GridType grid_type_from(py::handle dtype, const char* where) {
   if (PyUnicode_Check(dtype.ptr())) {
     if (const auto levels = few_levels_from(dtype.cast<std::string>())) return *levels;
   }
-  try {
-    return dtype_from(dtype, where, "dtype");
-  } catch (const py::error_already_set&) {
-    throw DTypeError(error_text(where, kGridTypeRule, py::repr(dtype).cast<std::string>()));
-  }
+  return dtype_of_rule(dtype, where, kGridTypeRule);
 }
 
 namespace {
@@ -865,9 +878,10 @@ void bind_levels(py::module_& m) {
         const auto policy = overflow == "error"      ? quant::Overflow::error
                             : overflow == "saturate" ? quant::Overflow::saturate
                                                      : quant::Overflow::infinity;
-        const DType target = dtype_from(dtype, where, "dtype");
-        check<DTypeError>(target == DType::float16 || target == DType::bfloat16, where,
-                          "dtype must be float16 or bfloat16", name(target));
+        constexpr std::string_view rule = "dtype must be float16 or bfloat16";
+        const DType target = dtype_of_rule(dtype, where, rule);
+        check<DTypeError>(target == DType::float16 || target == DType::bfloat16, where, rule,
+                          name(target));
         Output result(x, target, x.shape(), out, where);
         result.check_overlap(x, where);
         {

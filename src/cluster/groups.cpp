@@ -32,9 +32,7 @@ std::int64_t Groups::size(std::int64_t group) const noexcept {
 std::int64_t Groups::columns(const AnyView& centroids, const char* where) const {
   if (shared_) {
     check(centroids.rank() == 1, where,
-          "centroids must have 1 dimension without axis and "
-          "group_size, shape",
-          centroids.shape());
+          "centroids must have 1 dimension without axis and group_size", centroids.shape());
   } else {
     check(centroids.rank() == 2 && centroids.shape()[0] == count_, where,
           "centroids must have shape (" + std::to_string(count_) + ", k)", centroids.shape());

@@ -170,8 +170,7 @@ void check_arguments(const AnyView& weights, const Task& task) {
   check(task.k >= least && task.k <= kMaxClusters, task.where,
         least == 2 ? "k must be in [2, 65536] to preserve zeros" : "k must be in [1, 65536]",
         task.k);
-  check(!weights.empty(), task.where, "weights must have at least one element, shape",
-        weights.shape());
+  check(!weights.empty(), task.where, "weights must have at least one element", weights.shape());
   check(options.max_iterations >= 0, task.where, "max_iterations must be >= 0",
         options.max_iterations);
   if (options.compat != Compat::tfmot) return;

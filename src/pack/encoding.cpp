@@ -215,6 +215,25 @@ Bytes write(const Source& source, Layout layout, Values values, std::pair<int, i
   return out;
 }
 
+std::int64_t count_negative_zeros(const Source& source) {
+  if (!is_floating(source.dtype)) return 0;
+  const std::uint64_t sign = std::uint64_t{1} << (bit_width(source.dtype) - 1);
+  std::int64_t count = 0;
+  for (std::int64_t i = 0; i < source.n; ++i) {
+    count += load_word(source.data, i, source.width()) == sign ? 1 : 0;
+  }
+  return count;
+}
+
+// What was found, naming the elements -0.0: products with a mask have them, and nobody sees them.
+std::string found_text(const Source& source, std::string found) {
+  const std::int64_t count = count_negative_zeros(source);
+  if (count == 0) return found;
+  return std::move(found) + ", with " + std::to_string(count) +
+         " elements -0.0, which are not zero here: use prune.apply_mask(w, mask), which writes +0, "
+         "instead of w * mask";
+}
+
 std::string group_text(int n, int m) { return std::to_string(n) + ':' + std::to_string(m); }
 
 // The group that Layout::nm shall use, or none where the tensor has no such groups.
@@ -237,14 +256,16 @@ void prepare(Source& source, const Encoding& encoding) {
     const int bits = encoding.bits == 0 ? 8 : encoding.bits;
     source.grid = find_grid(source.data, source.dtype, *source.shape, bits);
     if (!source.grid && !encoding.any_values) {
-      check<DTypeError>(is_floating(source.dtype), kEncode,
-                        "a tensor for a grid must be of floats, dtype", name(source.dtype));
+      check<DTypeError>(is_floating(source.dtype), kEncode, "a tensor for a grid must be of floats",
+                        name(source.dtype));
+      std::ostringstream shape;
+      shape << "shape " << *source.shape;
       throw Error(error_text(kEncode,
                              "every element for int" + std::to_string(bits) +
                                  " must equal scale * q with at most 2^" + std::to_string(bits) +
                                  " consecutive integers q and a scale for the tensor, for each "
                                  "index of an axis or for 16 to 256 elements of the last axis",
-                             *source.shape));
+                             found_text(source, shape.str())));
     }
   }
 }
@@ -290,15 +311,18 @@ Bytes smallest(const Source& source, const Encoding& encoding) {
       if (layout == Layout::nm) {
         const auto found = group_of(source, values, encoding);
         if (!found) {
-          check(encoding.any_layout, kEncode,
+          if (!encoding.any_layout) {
+            const std::string rule =
                 encoding.n == 0
                     ? "a tensor for nm must have groups of 2, 4, 8 or 16 elements of the last axis "
-                      "with a zero in each, got none"
+                      "with a zero in each"
                     : "every " + std::to_string(encoding.m) +
-                          " elements of the last axis must "
-                          "have at most " +
+                          " elements of the last axis must have at most " +
                           std::to_string(encoding.n) + " that are not zero for " +
-                          group_text(encoding.n, encoding.m) + ", got more");
+                          group_text(encoding.n, encoding.m);
+            throw Error(
+                error_text(kEncode, rule, found_text(source, encoding.n == 0 ? "none" : "more")));
+          }
           continue;
         }
         group = *found;

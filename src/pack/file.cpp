@@ -315,10 +315,14 @@ struct Reader::File {
     read_at(0, prefix.data(), prefix.size());
     std::uint64_t length = 0;
     for (std::size_t i = 0; i < kPrefix; ++i) length |= std::uint64_t{prefix[i]} << (8 * i);
-    check<FormatError>(length <= kMostHeader, kRead, "the header must have at most 100000000 bytes",
+    check<FormatError>(length <= kMostHeader, kRead,
+                       "a safetensors file must begin with the length of its header, at most "
+                       "100000000 (is it another kind of file?)",
                        length);
     check<FormatError>(length <= static_cast<std::uint64_t>(size) - kPrefix, kRead,
-                       "the header must end before the file of " + std::to_string(size) + " bytes",
+                       "a safetensors file must begin with the length of its header, which ends "
+                       "before the file of " +
+                           std::to_string(size) + " bytes (is it cut off, or another kind?)",
                        length);
     std::string json(static_cast<std::size_t>(length), '\0');
     read_at(kPrefix, json.data(), json.size());

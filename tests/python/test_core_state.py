@@ -49,6 +49,16 @@ def test_a_missing_seal_is_named(key: str) -> None:
         unseal(sealed, "model")
 
 
+def test_required_entries_that_were_taken_away_are_named() -> None:
+    sealed = seal(STATE, "model")
+    del sealed["prune/step"]
+    with pytest.raises(moptcore.FormatError, match="must hold prune/step, got none"):
+        unseal(sealed, "model", required=STATE)
+    sealed["prune/step"] = np.int64(8)
+    with pytest.raises(moptcore.FormatError, match="__sha256__ must be that of"):
+        unseal(sealed, "model", required=STATE)
+
+
 @pytest.mark.parametrize("change", ["value", "dtype", "shape", "name", "missing", "step"])
 def test_any_change_breaks_the_checksum(change: str) -> None:
     sealed = seal(STATE, "model")

@@ -15,7 +15,7 @@ import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays_of
-from moptcore import pack
+from moptcore import pack, prune
 from reference import pack as reference
 
 DTYPES = ["float64", "float32", "float16", "int64", "int32", "int16", "int8"]
@@ -200,7 +200,7 @@ def test_a_grid_of_unsigned_integers_has_its_zero_point_in_it() -> None:
         ("codebook", np.arange(300), "at most 256 distinct elements"),
         ("int4", np.arange(-9, 9, dtype=np.float32), "must equal scale * q"),
         ("int8", sparse((40, 40)), "must equal scale * q"),
-        ("int8", np.arange(9), "must be of floats"),
+        ("int8", np.arange(9), "a tensor for a grid must be of floats, got int64"),
         ("nm", np.ones((4, 8), np.float32), "with a zero in each"),
     ],
 )
@@ -209,6 +209,21 @@ def test_a_tensor_that_does_not_fit_is_refused(
 ) -> None:
     with pytest.raises(moptcore.Error, match=text.replace("*", r"\*")):
         pack.encode(tensor, encoding)
+
+
+@pytest.mark.parametrize("encoding", ["nm", "2:4", "int4"])
+def test_negative_zeros_are_named_where_they_are_why(encoding: str) -> None:
+    w = -rng().integers(1, 8, (8, 16)).astype(np.float32)
+    mask = prune.nm_mask(w, 2, 4)
+    with pytest.raises(moptcore.Error, match=r"64 elements -0\.0, .* use prune.apply_mask"):
+        pack.encode(w * mask, encoding)
+    assert same(pack.decode(pack.encode(prune.apply_mask(w, mask), encoding)), w * mask + 0)
+
+
+@pytest.mark.parametrize("layout", ["dense", "csr", "bitmap"])
+def test_negative_zeros_are_values_in_all_other_layouts(layout: str) -> None:
+    w = -np.ones((8, 16), np.float32) * (rng().random((8, 16)) < 0.3)
+    assert np.signbit(pack.decode(pack.encode(w, layout))).all()
 
 
 @pytest.mark.parametrize("name", ["", "bit", "bitmap+csr", "0:4", "4:4", "1:999", "zstd+rans", "+"])
@@ -398,8 +413,25 @@ def test_bad_arguments_are_named(tmp_path: Path) -> None:
         pack.save(path, {}, metadata={"moptcore.pack": "1"})
     with pytest.raises(moptcore.DTypeError, match=r"arrays\['a'\] must be an array"):
         pack.save(path, {"a": "text"})
-    with pytest.raises(moptcore.DTypeError, match="metadata must be str"):
-        pack.save(path, {}, metadata={"step": 3})
+    w = np.ones(3, np.float32)
+    for arguments, text in (
+        (([w],), "arrays must map names to arrays, got list"),
+        (({1: w},), "every name in arrays must be str, got int"),
+        (({"a": w}, 7), "encoding must be a name or a dict of them, got int"),
+        (({"a": w}, {"a": 7}), "every encoding must be str, got int"),
+        (({"a": w}, {"b": "csr"}), "every name in encoding must be one of arrays, got 'b'"),
+        (({}, "auto", {"step": 3}), "every value of metadata must be str, got int"),
+        (({}, "auto", {3: "step"}), "every key of metadata must be str, got int"),
+    ):
+        with pytest.raises(moptcore.Error) as caught:
+            pack.save(path, *arguments)
+        assert str(caught.value) == f"[pack.save] {text}"
+    for size in (200, 8):
+        path.write_bytes(bytes([0xFF if size == 200 else 9, *bytes(6), 0]) + bytes([7]) * size)
+        (tmp_path / "junk").write_bytes(b"PK\3\4" + bytes([200]) * size)
+        for each in (path, tmp_path / "junk"):
+            with pytest.raises(moptcore.FormatError, match="a safetensors file must begin with"):
+                pack.load(each)
     with pytest.raises(moptcore.Error, match="framework must be numpy or torch"):
         pack.load(path, framework="jax")
     with pytest.raises(FileNotFoundError, match="absent"):
@@ -445,7 +477,7 @@ BAD_FILES = {
     "empty": (b"", "at least 8 bytes"),
     "short": (b"\x02\0\0", "at least 8 bytes"),
     "long header": (reference.safetensors_file({}, b"", 2**63), "at most 100000000"),
-    "header beyond the file": (reference.safetensors_file({}, b"", 99), "must end before the file"),
+    "header beyond the file": (reference.safetensors_file({}, b"", 99), "ends before the file"),
     "no brace": (reference.safetensors_file(b" {}", b""), "must begin with '{'"),
     "no object": (reference.safetensors_file(b"[]", b""), "must begin with '{'"),
     "cut": (reference.safetensors_file(b'{"a":', b""), "must be a '{'"),

@@ -180,8 +180,9 @@ def test_what_is_no_grid_is_refused_by_name():
             quant.QParams(1.0, 0, dtype)
         assert str(caught.value) == rule + text
     for dtype in ("int1", "binary"):
-        with pytest.raises(mc.Error, match=f"must name a dtype such as .*, got {dtype}"):
+        with pytest.raises(mc.Error) as caught:
             quant.QParams(1.0, 0, dtype)
+        assert str(caught.value) == rule + dtype
 
 
 @pytest.mark.parametrize("powers", [0, 1, 4, 15, 100])

@@ -171,6 +171,10 @@ X = np.ones(4, np.float32)
     [
         (lambda: quant.cast(X, "float32"), TypeError,
          "[quant.cast] dtype must be float16 or bfloat16, got float32"),
+        (lambda: quant.cast(X, "float8"), ValueError,
+         "[quant.cast] dtype must be float16 or bfloat16, got float8"),
+        (lambda: quant.cast(X, None), TypeError,
+         "[quant.cast] dtype must be float16 or bfloat16, got None"),
         (lambda: quant.cast(X.astype(np.int8), "float16"), TypeError,
          "[quant.cast] x must be float64, float32, float16 or bfloat16, got int8"),
         (lambda: quant.cast(X, "float16", overflow="wrap"), ValueError,

@@ -12,6 +12,8 @@ import pickle
 import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
+from decimal import Decimal
+from fractions import Fraction
 from types import ModuleType
 from typing import Any
 
@@ -503,6 +505,66 @@ def test_what_torch_refuses_is_refused_with_the_same_type_of_error(what: str) ->
         if value in str(theirs.value):
             for part in value.replace("' of", "'").split("="):
                 assert part in told, (value, told)
+
+
+ODD_AMOUNTS = [
+    True, False, np.True_, np.int64(2), np.uint8(2), np.float32(0.5), Fraction(1, 2),
+    Fraction(3, 2), Decimal("0.5"), None, "0.5", [0.5], 1j, math.nan, math.inf, -math.inf, -0.0,
+    torch.tensor(2), torch.tensor(0.5), -1, 1.5, 10**30, 1, 1.0, 0,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("amount", ODD_AMOUNTS, ids=repr)
+@pytest.mark.parametrize(
+    "prune",
+    [
+        lambda p, m, amount: p.l1_unstructured(m, "weight", amount),
+        lambda p, m, amount: p.random_unstructured(m, "weight", amount),
+        lambda p, m, amount: p.random_structured(m, "weight", amount, 0),
+        lambda p, m, amount: p.ln_structured(m, "weight", amount, 2, 0),
+        lambda p, m, amount: p.global_unstructured(
+            [(m, "weight"), (m, "bias")], p.L1Unstructured, amount=amount
+        ),
+        lambda p, m, amount: p.global_unstructured(
+            [(m, "weight"), (m, "bias")], p.RandomUnstructured, amount=amount
+        ),
+    ],
+)
+def test_odd_amounts_prune_as_many_or_raise_the_error_of_torch(
+    prune: Callable[[ModuleType, nn.Module, Any], Any], amount: Any
+) -> None:
+    theirs, mine = pair(lambda: nn.Linear(4, 6))
+    try:
+        prune(peer, theirs, amount)
+    except Exception as error:  # whatever torch raises
+        with pytest.raises(type(error)):
+            prune(ours, mine, amount)
+        assert not ours.is_pruned(mine)
+    else:
+        prune(ours, mine, amount)
+        kept = [
+            sum(
+                int(getattr(m, name).sum())
+                for name in ("weight_mask", "bias_mask")
+                if hasattr(m, name)
+            )
+            for m in (theirs, mine)
+        ]
+        assert kept[0] == kept[1]
+
+
+def test_a_fresh_module_loads_the_zeros_and_keeps_them_after_identity_only() -> None:
+    state = pruned_linear().state_dict()
+    fresh, protected = nn.Linear(8, 4), nn.Linear(8, 4)
+    ours.identity(protected, "weight")
+    for module in (fresh, protected):
+        module.load_state_dict(state)
+        module.weight.grad = torch.ones_like(module.weight)
+        assert int((module.weight == 0).sum()) == 16
+        torch.optim.SGD(module.parameters(), 0.5).step()
+    assert not ours.is_pruned(fresh)
+    assert int((fresh.weight == 0).sum()) == 0
+    assert int((protected.weight == 0).sum()) == 16
 
 
 def test_a_second_pruning_that_fails_leaves_the_first_one_as_it_was() -> None:

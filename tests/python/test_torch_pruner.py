@@ -281,6 +281,10 @@ def test_a_state_of_another_model_or_a_damaged_one_is_refused() -> None:
         other.load_state_dict(state)
     other.load_state_dict(state, strict=False)
     assert other.masks == {}
+    for key in set(state) - {"prune/seed"}:
+        less = {name: value for name, value in state.items() if name != key}
+        with pytest.raises(moptcore.FormatError, match=f"must hold {key}"):
+            pruner.load_state_dict(less)
     state["prune/head.weight/mask"] = state["prune/head.weight/mask"] ^ 1
     before = pruner.state_dict()
     with pytest.raises(moptcore.FormatError, match="__sha256__"):

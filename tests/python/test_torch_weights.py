@@ -265,7 +265,11 @@ def test_dynamic_layers_compute_as_onnx_runtime(kind: str) -> None:
         ({"method": "gptq"}, ValueError, "calibration must hold batches for method 'gptq'"),
         ({"scheme": "float16", "method": "hqq"}, ValueError, "method must be 'rtn'"),
         ({"scheme": "float16", "group_size": 8}, ValueError, "group_size must be None"),
-        ({"scheme": "int8_dynamic", "method": "hqq"}, ValueError, "rtn, gptq or adaround"),
+        (
+            {"scheme": "int8_dynamic", "method": "hqq"},
+            ValueError,
+            "method must be 'rtn', 'gptq' or 'adaround' with scheme 'int8_dynamic', got 'hqq'",
+        ),
         ({"group_size": 0}, ValueError, "group_size must be >= 1, got 0"),
         ({"group_size": 8.0}, TypeError, "group_size must be an integer"),
         ({"include": "haed"}, ValueError, "nearest names: head"),

@@ -45,11 +45,17 @@ def seal(state: Mapping[str, npt.ArrayLike], fingerprint: str) -> State:
     return sealed
 
 
-def unseal(state: Mapping[str, npt.ArrayLike], fingerprint: str, strict: bool = True) -> State:
+def unseal(
+    state: Mapping[str, npt.ArrayLike],
+    fingerprint: str,
+    strict: bool = True,
+    required: Iterable[str] = (),
+) -> State:
     """The entries of a sealed state without the seals.
 
     Raises FormatError naming the key for a missing seal, a format that is newer than this
-    version, a checksum that differs, and, with `strict`, the fingerprint of another model.
+    version, a checksum that differs, and, with `strict`, the fingerprint of another model. Where
+    the checksum differs and keys of `required` are absent, they are named.
     """
     arrays = _arrays(state)
     for key in _SEALS:
@@ -63,6 +69,12 @@ def unseal(state: Mapping[str, npt.ArrayLike], fingerprint: str, strict: bool = 
         )
     found = arrays[_SHA256_KEY]
     if not np.array_equal(found, _checksum(arrays)):
+        absent = [key for key in required if key not in arrays]
+        if absent:
+            raise FormatError(
+                f"[core.unseal] state must hold {', '.join(absent[:5])}, got none: entries were "
+                "taken away"
+            )
         raise FormatError(
             f"[core.unseal] {_SHA256_KEY} must be that of the other entries, got "
             f"{found.tobytes().hex()[:16]}...: the state was damaged or changed"

@@ -14,7 +14,9 @@ Pruned weights stay zero without a call: their gradients are zero, every optimiz
 followed by zeros, and so is `load_state_dict`; the forward pass, except compiled, writes them
 anew. The mask may be replaced (`module.weight_mask = mask`) and holds from the next forward pass
 on. It travels with copies and pickles of the module and, as bits, in the metadata of its
-`state_dict()`; checkpoints of torch's layout load as well.
+`state_dict()`. A parameter that is pruned, `identity(module, name)` suffices, takes the mask over
+in `load_state_dict`, of checkpoints in torch's layout as well; a fresh module knows nothing of
+masks: it loads the zeros, but training may change them.
 
 `compat="torch"`, per call or for all calls by `set_compat("torch")`, gives torch's own layout:
 `<name>_orig` a parameter, `<name>_mask` a buffer, `<name>` their product, no leaf.
@@ -368,7 +370,8 @@ class LnStructured(BasePruningMethod):
 
     def compute_mask(self, t: torch.Tensor, default_mask: torch.Tensor) -> torch.Tensor:
         """`default_mask` without the smallest channels; of equal ones the first are kept."""
-        _, zeros = _channels(t, self.dim, self.amount)
+        # torch takes True for one channel in this method alone.
+        _, zeros = _channels(t, self.dim, 1 if self.amount is True else self.amount)
         norms = _compute_norm(t.detach(), self.n, self.dim)
         if zeros == 0:
             return default_mask
@@ -817,6 +820,9 @@ def _smallest_magnitudes(t: torch.Tensor, count: int) -> torch.Tensor:
 
 
 def _amount_of(amount: Amount, size: int) -> int:
+    if amount is True:
+        # Nobody means one weight by it; False prunes nothing, as in torch.
+        raise DTypeError("[torch.prune] amount must be an int or a float to prune by, got True")
     zeros = _compute_nparams_toprune(amount, size)
     _validate_pruning_amount(zeros, size)
     return zeros

@@ -343,7 +343,11 @@ class Pruner:
                 "[torch.Pruner] state must be a mapping as state_dict returns it, got "
                 f"{type(state).__name__}"
             )
-        entries = unseal(state, self._fingerprint(), strict)
+        required = ["prune/step", "prune/seed"]
+        masks_of = [f"prune/{target.name}/mask" for target in self._targets]
+        if any(key in state for key in masks_of):
+            required += masks_of
+        entries = unseal(state, self._fingerprint(), strict, required)
         for key in ("prune/step", "prune/seed"):
             value = entries.pop(key, None)
             if value is None or value.size != 1 or value.dtype.kind not in "iu" or value < 0:

@@ -78,7 +78,10 @@ def quantize_weights(
         if scheme in _HALF or scheme == "int8_dynamic":
             raise Error(f"[{_WHERE}] group_size must be None with {scheme!r}, got {group_size}")
     if scheme == "int8_dynamic" and method in ("awq", "hqq"):
-        raise Error(f"[{_WHERE}] method must be rtn, gptq or adaround with {scheme!r}")
+        raise Error(
+            f"[{_WHERE}] method must be 'rtn', 'gptq' or 'adaround' with scheme {scheme!r}, got "
+            f"{method!r}"
+        )
     needs_data = method in ("gptq", "awq", "adaround")
     if needs_data and calibration is None:
         raise Error(f"[{_WHERE}] calibration must hold batches for method {method!r}, got None")
