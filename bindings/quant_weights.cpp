@@ -47,12 +47,13 @@ Shape vector_shape(const Array& array, int axis, const char* where, const char* 
 
 py::tuple gptq(const Array& weights, const Array& hessian, const py::object& dtype,
                const GroupSize& group_size, bool symmetric, double damping, std::int64_t block_size,
-               const std::string& order, const std::optional<QParams>& qparams,
+               const std::string& order, const std::optional<QParams>& qparams, bool preserve_zeros,
                const py::object& out) {
   constexpr auto where = "quant.gptq";
   const quant::GptqOptions options{.damping = damping,
                                    .block_size = block_size,
-                                   .order = quant::column_order_from(order, where)};
+                                   .order = quant::column_order_from(order, where),
+                                   .preserve_zeros = preserve_zeros};
   const WeightGridOptions grids = grid_options(dtype, group_size, symmetric, where);
   Output q(weights, loose(qparams ? qparams->dtype() : grids.dtype.storage()), weights.shape(), out,
            where);
@@ -71,7 +72,7 @@ py::tuple gptq(const Array& weights, const Array& hessian, const py::object& dty
 
 py::object adaround(const Array& weights, const Array& hessian, const QParams& qparams,
                     int iterations, double learning_rate, double regularization,
-                    const py::object& out) {
+                    bool preserve_zeros, const py::object& out) {
   constexpr auto where = "quant.adaround";
   Output q(weights, loose(qparams.dtype()), weights.shape(), out, where);
   q.check_overlap(hessian, where);
@@ -80,7 +81,8 @@ py::object adaround(const Array& weights, const Array& hessian, const QParams& q
     quant::adaround(weights.view(), hessian.view(), q.view(), qparams,
                     {.iterations = iterations,
                      .learning_rate = learning_rate,
-                     .regularization = regularization});
+                     .regularization = regularization,
+                     .preserve_zeros = preserve_zeros});
   }
   return q.take();
 }
@@ -253,7 +255,7 @@ void bind_quant_weights(py::module_ m) {
 weights, approximation: [out, in]; hessian: X^T X of the inputs, [in, in], or its diagonal [in].)");
   m.def("gptq", &gptq, "weights"_a, "hessian"_a, "dtype"_a = "int4", "group_size"_a = py::none(),
         "symmetric"_a = true, "damping"_a = 0.01, "block_size"_a = 128, "order"_a = "none",
-        "qparams"_a = py::none(), "out"_a = py::none(),
+        "qparams"_a = py::none(), "preserve_zeros"_a = false, "out"_a = py::none(),
         R"(GPTQ (Frantar et al. 2022, algorithm 1): (integers, QParams).
 
 Rounds the columns of weights [out, in] one after the other and changes those that are left so
@@ -261,16 +263,19 @@ that the outputs keep. hessian: X^T X of the inputs [in, in], times any factor; 
 mean diagonal is added to the diagonal. One grid a row, or one for each group_size neighbours of a
 row, found when the first column of the group is reached; or those of `qparams`.
 order="activation" takes the columns with the largest diagonal first, on grids of the given
-weights. Integers are int8 for int4 and uint8 for uint4, one each; dequantize(q, qp, packed=False)
+weights. preserve_zeros: weights that are 0, as pruned ones are, get the zero point, and the others
+make up for that too. Integers are int8 for int4 and uint8 for uint4, one each; dequantize(q, qp, packed=False)
 gives the weights. Raises Error where the damped hessian is not positive definite.)");
   m.def("adaround", &adaround, "weights"_a, "hessian"_a, "qparams"_a, "iterations"_a = 500,
-        "learning_rate"_a = 0.02, "regularization"_a = 0.02, "out"_a = py::none(),
+        "learning_rate"_a = 0.02, "regularization"_a = 0.02, "preserve_zeros"_a = false,
+        "out"_a = py::none(),
         R"(AdaRound (Nagel et al. 2020, section 4): for each weight the integer below or above it.
 
 Learns a rectified sigmoid a weight by Adam on the outputs' error, hessian = X^T X of the inputs
 [in, in], pressed to 0 or 1 by sum(1 - |2h - 1|^beta), beta from 20 to 2; then turns over single
 weights while that lowers the error. No row's error exceeds that of rounding to the nearest. No
-random numbers. weights: [out, in] on the grids of `qparams`. Integers as gptq gives them.)");
+random numbers. weights: [out, in] on the grids of `qparams`. preserve_zeros: weights that are 0, as
+pruned ones are, get the zero point. Integers as gptq gives them.)");
   m.def("hqq", &hqq, "weights"_a, "dtype"_a = "int4", "group_size"_a = py::none(),
         "symmetric"_a = false, "norm"_a = 0.7, "beta"_a = 10.0, "growth"_a = 1.01,
         "iterations"_a = 20, "integer_zero"_a = false,

@@ -88,6 +88,7 @@ class GptqTile {
     WeightGridOptions grids;
     std::int64_t group;  // columns of a group that is found on the way
     std::int64_t block_size;
+    bool preserve_zeros;
     std::vector<float>* scale;
     std::vector<std::int32_t>* zero_point;
   };
@@ -99,13 +100,16 @@ class GptqTile {
         n_(plan.weights.shape()[1]),
         wide_(plan.weights.dtype() == DType::float64),
         w_(static_cast<std::size_t>(rows_ * n_)),
+        held_(w_.size()),
         q_(w_.size()),
         grids_(static_cast<std::size_t>(rows_)) {
     Doubles row(static_cast<std::size_t>(n_));
     for (std::int64_t r = 0; r < rows_; ++r) {
       kernels::load(plan.weights, (first + r) * n_, n_, row.data());
       for (std::int64_t j = 0; j < n_; ++j) {
-        w_[at(r, n_, j)] = row[static_cast<std::size_t>(column(j))];
+        const double w = row[static_cast<std::size_t>(column(j))];
+        w_[at(r, n_, j)] = w;
+        held_[at(r, n_, j)] = plan.preserve_zeros && w == 0.0 ? 1 : 0;
       }
     }
   }
@@ -138,10 +142,15 @@ class GptqTile {
     const std::int64_t end = std::min(j + plan_.group, n_);
     const std::int64_t groups = block_count(n_, plan_.group);
     for (std::int64_t r = 0; r < rows_; ++r) {
-      const auto [low, high] =
-          std::minmax_element(w_.begin() + static_cast<std::ptrdiff_t>(at(r, n_, j)),
-                              w_.begin() + static_cast<std::ptrdiff_t>(at(r, n_, end)));
-      const Grid grid = grid_from_range(static_cast<float>(*low), static_cast<float>(*high),
+      // Every range has 0 in it, so that what is held at zero need not count.
+      double low = 0.0;
+      double high = 0.0;
+      for (std::size_t i = at(r, n_, j); i < at(r, n_, end); ++i) {
+        if (held_[i] != 0) continue;
+        low = std::min(low, w_[i]);
+        high = std::max(high, w_[i]);
+      }
+      const Grid grid = grid_from_range(static_cast<float>(low), static_cast<float>(high),
                                         plan_.grids.dtype, plan_.grids.symmetric);
       grids_[static_cast<std::size_t>(r)] = grid;
       (*plan_.scale)[at(first_ + r, groups, j / plan_.group)] = grid.scale;
@@ -159,7 +168,8 @@ class GptqTile {
         const Grid grid = plan_.fixed != nullptr ? (*plan_.fixed)(first_ + r, column(j))
                                                  : grids_[static_cast<std::size_t>(r)];
         double* w = w_.data() + at(r, n_, 0);
-        const std::int32_t integer = nearest(w[j], grid, wide_);
+        const bool held = held_[at(r, n_, j)] != 0;
+        const std::int32_t integer = held ? grid.zero_point : nearest(w[j], grid, wide_);
         q_[at(r, n_, column(j))] = integer;
         const double rest = (w[j] - value(integer, grid)) / u[j];
         for (std::int64_t k = j + 1; k < end; ++k) w[k] -= rest * u[k];
@@ -178,6 +188,7 @@ class GptqTile {
   std::int64_t n_;
   bool wide_;
   Doubles w_;
+  std::vector<std::uint8_t> held_;  // at zero
   std::vector<std::int32_t> q_;
   std::vector<Grid> grids_;
 };
@@ -196,9 +207,11 @@ void run_gptq(const AnyView& weights, const AnyView& hessian, const MutableAnyVi
   const Doubles h = second_moments(hessian, n, where);
   const auto columns = permutation(h, n, o.order);
   const Doubles upper = inverse_factor(h, n, columns, o.damping, where);
-  const GptqTile::Plan plan{weights,      upper, columns,
-                            fixed,        grids, group_extent(grids.group_size, n, where),
-                            o.block_size, scale, zero_point};
+  const GptqTile::Plan plan{weights,      upper,
+                            columns,      fixed,
+                            grids,        group_extent(grids.group_size, n, where),
+                            o.block_size, o.preserve_zeros,
+                            scale,        zero_point};
   parallel_for(weights.shape()[0], kRowTile, [&](std::int64_t first, std::int64_t last) {
     const kernels::FloatMode mode;
     GptqTile(plan, first, last).run(q);
@@ -252,7 +265,7 @@ double inverse_of_h(double x) noexcept {
 class AdaroundTile {
  public:
   AdaroundTile(const AnyView& weights, const Doubles& h, const std::vector<float>& h_float,
-               const GridMap& map, std::int64_t first, std::int64_t last)
+               const GridMap& map, bool preserve_zeros, std::int64_t first, std::int64_t last)
       : h_(h),
         h_float_(h_float),
         first_(first),
@@ -279,7 +292,7 @@ class AdaroundTile {
         step_[i] = scale;
         below_[i] = floor * scale - w;
         // Weights beyond the grid have no choice.
-        free_[i] = floor < most && w / scale > least ? 1 : 0;
+        free_[i] = floor < most && w / scale > least && !(preserve_zeros && w == 0.0) ? 1 : 0;
         rounded_[i] = free_[i] != 0 && nearest(w, grid, wide) > low_[i] ? 1 : 0;
       }
     }
@@ -513,7 +526,7 @@ void adaround(const AnyView& weights, const AnyView& hessian, const MutableAnyVi
   const std::vector<float> h_float(h.begin(), h.end());
   parallel_for(weights.shape()[0], kRowTile, [&](std::int64_t first, std::int64_t last) {
     const kernels::FloatMode mode;
-    AdaroundTile(weights, h, h_float, map, first, last).run(options, q);
+    AdaroundTile(weights, h, h_float, map, options.preserve_zeros, first, last).run(options, q);
   });
 }
 

@@ -29,15 +29,17 @@ def real(q, qp):
     return quant.dequantize(q, qp, packed=False).astype(np.float64)
 
 
-def slow_gptq(w, h, qp, damping):
+def slow_gptq(w, h, qp, damping, held=None):
     """The paper's recursion on inverses: quantize a column, update the rest, drop the column."""
     w = w.astype(np.float64).copy()
+    held = np.zeros(w.shape, bool) if held is None else held
     h = h + damping * np.mean(np.diag(h)) * np.eye(len(h))
     scale = qp.scale.astype(np.float64)
     inverse = np.linalg.inv(h)
     q = np.zeros(w.shape)
     for j in range(w.shape[1]):
         q[:, j] = np.clip(np.rint(w[:, j] / scale), qp.qmin, qp.qmax)
+        q[held[:, j], j] = 0
         error = (w[:, j] - q[:, j] * scale) / inverse[0, 0]
         w[:, j:] -= np.outer(error, inverse[0])
         inverse = inverse[1:, 1:] - np.outer(inverse[1:, 0], inverse[0, 1:]) / inverse[0, 0]
@@ -73,6 +75,40 @@ def test_gptq_is_the_recursion_of_its_paper(block_size, damping):
     # and after one the rest of the row follows.
     rows = np.any(q != slow_gptq(w, h, qp, damping), axis=1)
     assert rows.sum() <= 1
+
+
+@pytest.mark.parametrize("block_size", [1, 7, 128])
+def test_gptq_holds_zeros_and_makes_up_for_them(block_size):
+    w, x = layer(20, 150)
+    w[np.abs(w) < np.median(np.abs(w))] = 0.0
+    h = x.T @ x
+    qp = row_grids(w)
+    q, _ = quant.gptq(w, h, qparams=qp, damping=0.3, block_size=block_size, preserve_zeros=True)
+    assert not q[w == 0.0].any()
+    # Ties as above.
+    assert np.any(q != slow_gptq(w, h, qp, 0.3, w == 0.0), axis=1).sum() <= 1
+    free, _ = quant.gptq(w, h, qparams=qp, damping=0.3, block_size=block_size)
+    assert free[w == 0.0].any()
+
+
+@pytest.mark.parametrize("symmetric", [True, False])
+@pytest.mark.parametrize("group_size", [None, 32])
+@pytest.mark.parametrize("order", ["none", "activation"])
+def test_zeros_held_on_every_grid_still_lower_the_error(symmetric, group_size, order):
+    w, x = layer(24, 96, seed=4)
+    w[np.abs(w) < np.median(np.abs(w))] = 0.0
+    zeros = w == 0.0
+    h = x.T @ x
+    dtype = "int4" if symmetric else "uint4"
+    nearest = quant.group_qparams(w, group_size or 96, 1, dtype, symmetric)
+    plain = outputs_error(w, real(quant.quantize(w, nearest, packed=False), nearest), x)
+    q, qp = quant.gptq(w, h, dtype, group_size, symmetric, order=order, preserve_zeros=True)
+    assert not real(q, qp)[zeros].any()
+    assert outputs_error(w, real(q, qp), x) < 0.8 * plain
+    q = quant.adaround(w, h, nearest, 100, preserve_zeros=True)
+    assert not real(q, nearest)[zeros].any()
+    assert outputs_error(w, real(q, nearest), x) < 0.8 * plain
+    assert real(quant.adaround(w, h, nearest, 100), nearest)[zeros].any()
 
 
 def test_gptq_of_uncorrelated_inputs_is_rounding_to_the_nearest():

@@ -292,3 +292,125 @@ def test_weights_and_inputs_that_are_not_finite_are_named() -> None:
         model.head.weight[0, 0] = float("nan")
     with pytest.raises(moptcore.NonFiniteError, match=r"head\.weight must not hold NaN"):
         mct.quantize_weights(model)
+
+
+METHODS = ("rtn", "gptq", "awq", "hqq", "adaround")
+COMBINATIONS = [
+    *((scheme, method) for scheme in ("weight_int8", "weight_int4") for method in METHODS),
+    *(("int8_dynamic", method) for method in ("rtn", "gptq", "adaround")),
+    ("float16", "rtn"),
+    ("bfloat16", "rtn"),
+]
+
+
+def few_values(layer: nn.Module) -> int:
+    return len(layer.weight.detach().unique())
+
+
+@pytest.mark.parametrize("group_size", [None, 8])
+@pytest.mark.parametrize("state", ["pruned", "clustered", "both"])
+@pytest.mark.parametrize(("scheme", "method"), COMBINATIONS)
+def test_zeros_stay_zero_and_few_values_few(
+    scheme: str, method: str, state: str, group_size: int | None
+) -> None:
+    if group_size is not None and not scheme.startswith("weight"):
+        return
+    model = Net()
+    layers = ("first", "line", "head")
+    if state != "clustered":
+        mct.Pruner(model, lambda _: 0.5).step()
+    zeros = {name: model.get_submodule(name).weight == 0 for name in layers}
+    alive = mct.cluster(model, 6) if state != "pruned" else None
+    most = {name: few_values(model.get_submodule(name)) for name in layers}
+    small = quantized(model, scheme=scheme, method=method, group_size=group_size, strict=True)
+    plain = mct.strip(small)
+    for name in layers:
+        found = plain.get_submodule(name).weight
+        if state != "clustered":
+            assert zeros[name].sum() == zeros[name].numel() // 2
+            assert int(torch.count_nonzero(found[zeros[name]])) == 0
+            assert int(torch.count_nonzero(found)) > found.numel() // 4
+        if alive is not None:
+            assert most[name] <= 6
+            assert 1 < few_values(plain.get_submodule(name)) <= most[name]
+    if alive is None:
+        return
+    rows = {row.name: row for row in small.quantization_coverage}
+    by_values = scheme not in ("float16", "bfloat16")
+    assert ("rounded" in rows["head.weight"].after) == by_values
+    # Without its Clusterer a weight shows by its values that it was clustered.
+    del alive
+    plain = mct.strip(quantized(model, scheme=scheme, method=method, group_size=group_size))
+    for name in ("line", "head"):
+        assert 1 < few_values(plain.get_submodule(name)) <= most[name]
+
+
+@pytest.mark.parametrize("scheme", ["weight_int8", "weight_int4", "int8_dynamic"])
+@pytest.mark.parametrize("sizes", [(0, None), (0, 3), (1, None), (1, 2), (-1, None), (None, 50)])
+def test_codebooks_of_parts_keep_their_few_values(
+    scheme: str, sizes: tuple[int | None, int | None]
+) -> None:
+    axis, group_size = sizes
+    layer = nn.Linear(40, 12)
+    held = mct.cluster(layer, 4, axis=axis, group_size=group_size)
+    after = mct.strip(mct.quantize_weights(layer, scheme)).weight.detach()
+    parts = after.flatten().split(group_size or 1) if axis is None else ()
+    if axis is not None:
+        parts = after.movedim(axis, 0).split(group_size or 1)
+    assert max(len(part.unique()) for part in parts) <= 4
+    # The grid reaches as far as the values that share it.
+    rows = layer.weight.detach().abs().amax(1)
+    if axis == 0:
+        peaks = torch.cat([each.amax().expand(len(each)) for each in rows.split(group_size or 1)])
+    else:
+        peaks = rows.amax().expand(12)
+    half = peaks[:, None] / (7 if scheme == "weight_int4" else 127) / 2
+    assert bool(((after - layer.weight).abs() <= half * (1 + 1e-5)).all())  # float32 products
+    assert len(held.codebooks) == 1
+
+
+def test_layers_of_one_codebook_keep_it_together() -> None:
+    model = Net()
+    held = mct.weight_share(model, 8)
+    plain = mct.strip(quantized(model, scheme="weight_int8", method="gptq"))
+    layers = (plain.first, plain.line, plain.head)
+    assert len(torch.cat([layer.weight.detach().flatten() for layer in layers]).unique()) == 8
+    assert len(held.codebooks) == 3
+
+
+def test_weights_put_behind_a_clusterer_are_not_those_of_its_codebook() -> None:
+    model = nn.Linear(64, 32)
+    other = copy.deepcopy(model)
+    held = mct.cluster(model, 4)
+    model.load_state_dict(other.state_dict())
+    found = mct.strip(mct.quantize_weights(model))
+    assert torch.equal(found.weight, mct.strip(mct.quantize_weights(other)).weight)
+    assert len(held.codebooks) == 1
+
+
+def test_rows_of_one_value_each_keep_their_scales() -> None:
+    layer = nn.Linear(16, 4)
+    with torch.no_grad():
+        layer.weight.copy_(torch.logspace(-3, 0, 4)[:, None].expand(4, 16))
+    small = mct.strip(mct.quantize_weights(layer, "weight_int4"))
+    # As few values, and none of them rounded away by the scale of the largest: 7 * (w / 7).
+    torch.testing.assert_close(small.weight, layer.weight, rtol=3e-7, atol=0.0)
+
+
+@pytest.mark.parametrize("method", ["gptq", "adaround"])
+@pytest.mark.parametrize("scheme", ["weight_int8", "weight_int4", "int8_dynamic"])
+def test_learned_rounding_of_pruned_weights_beats_the_nearest(method: str, scheme: str) -> None:
+    torch.manual_seed(3)
+    model = nn.Sequential(nn.Linear(64, 32))
+    mct.Pruner(model, lambda _: 0.5).step()
+    zeros = model[0].weight == 0
+    # Correlated inputs: what one weight cannot do, another that is not pruned can.
+    mixing = torch.logspace(-1.5, 1.0, 64)[:, None] * torch.randn(64, 64)
+    batches = [torch.randn(128, 64) @ mixing for _ in range(4)]
+
+    def error(**options: Any) -> float:
+        plain = mct.strip(mct.quantize_weights(model, scheme, **options))
+        assert not int(torch.count_nonzero(plain[0].weight[zeros]))
+        return sum(float((plain(x) - model(x)).detach().square().sum()) for x in batches)
+
+    assert error(method=method, calibration=batches) < 0.8 * error()

@@ -44,6 +44,8 @@ struct GptqOptions {
   double damping = 0.01;          ///< times the mean diagonal, added to the diagonal; >= 0
   std::int64_t block_size = 128;  ///< columns whose updates are applied together; no result changes
   ColumnOrder order = ColumnOrder::none;
+  bool preserve_zeros =
+      false;  ///< weights that are 0 get the zero point; the others make up for it
 };
 
 /// GPTQ (Frantar et al. 2022, section 3, algorithm 1): rounds column after column to the nearest
@@ -62,6 +64,7 @@ struct AdaroundOptions {
   int iterations = 500;  ///< of Adam; 0: descent by coordinates alone
   double learning_rate = 0.02;
   double regularization = 0.02;  ///< weight of sum(1 - |2 h - 1|^beta), beside errors in steps
+  bool preserve_zeros = false;   ///< weights that are 0 get the zero point and have no choice
 };
 
 /// AdaRound (Nagel et al. 2020, sections 3.2 and 4): each weight becomes the grid's integer below

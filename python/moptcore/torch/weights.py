@@ -16,8 +16,9 @@ from torch.nn import functional as F  # noqa: N812
 
 from moptcore import DTypeError, Error, NonFiniteError, UnsupportedError, _core
 from moptcore.core import Pattern, require
-from moptcore.torch import masking, selection
+from moptcore.torch import masking, selection, together
 from moptcore.torch.arguments import unwrapped
+from moptcore.torch.codebook import Book
 
 __all__ = ["DynamicLayer", "WeightOnlyLayer", "quantize_weights"]
 
@@ -31,6 +32,11 @@ _STORED = {"weight_int8": "int8", "weight_int4": "int4", "int8_dynamic": "int8"}
 _LEVELS = 255
 # Sums below this are exact in float32.
 _EXACT = 2**24
+# A weight of as few values, each of which comes as often on average, is taken for a clustered one.
+_FEW_VALUES = 256
+_REPEATS = 4
+# Below this a scale loses precision in float32.
+_TINY = float(torch.finfo(torch.float32).tiny)
 
 
 def quantize_weights(
@@ -57,6 +63,15 @@ def quantize_weights(
     calibration: batches, each an argument or a tuple of arguments of the model; a few hundred
         samples in all are enough.
     strict: raises CoverageError when a selected weight would stay as it is.
+
+    Weights that are zero, as pruned ones are, stay exactly zero: the methods round the others with
+    that in mind, and "hqq" then has whole zero points. A weight of few distinct values, as
+    `cluster` leaves it, gets no more of them: where the method would make more, its values are
+    rounded to the nearest with one scale for the whole weight, or for each codebook along the
+    outputs, whatever `method` and `group_size` say; its coverage then says so. Codebooks of a
+    living Clusterer are known; without one, a weight of at most 256 values in all that come four
+    times on average is taken for clustered. Layers that share a codebook need the Clusterer to
+    have no more than its values in all of them.
 
     `model` is untouched. What is returned has a `quantization_coverage` with a row per parameter
     of two or more dimensions; `strip` turns its layers into plain ones with the rounded weights.
@@ -126,12 +141,15 @@ def quantize_weights(
             why = "no batch of calibration reaches it"
             rows[name] = replace(rows[name], done=False, reason=why)
             continue
-        put = _converted(layer, scheme, group_size, method, seen.get(name))
+        put, by_values = _kept_few(
+            chosen.parameters[name], layer, scheme, group_size, method, seen.get(name)
+        )
         done[layer] = put
+        after = {"dtype": _STORED.get(scheme, scheme), "bytes": put.weight_bytes}
+        if by_values:
+            after["rounded"] = "the values of its codebook"
         rows[name] = replace(
-            rows[name],
-            before={**rows[name].before, "bytes": layer.weight.nbytes},
-            after={"dtype": _STORED.get(scheme, scheme), "bytes": put.weight_bytes},
+            rows[name], before={**rows[name].before, "bytes": layer.weight.nbytes}, after=after
         )
     if strict:
         require(rows.values(), _WHERE)
@@ -206,6 +224,64 @@ def _rows(layer: Any, x: torch.Tensor) -> torch.Tensor:
 
 
 @torch.no_grad()
+def _kept_few(
+    parameter: torch.Tensor,
+    layer: Any,
+    scheme: str,
+    group_size: int | None,
+    method: str,
+    inputs: _Inputs | None,
+) -> tuple[_Quantized, bool]:
+    """The layer with no more distinct values than before if they are few, and whether only the
+    rounding of the values themselves did that.
+
+    `parameter` is the weight of the caller's model, which a Clusterer knows.
+    """
+    weight = layer.weight.detach()
+    book = together.book_of(parameter) if scheme not in _HALF else None
+    if book is not None:
+        written = torch.empty_like(weight)
+        book.write([written])
+        # What was changed behind its Clusterer, as by a loaded state, is not what it holds.
+        if torch.equal(written, weight):
+            return _by_values(layer, scheme, _peaks_of(book, weight)), True
+    put = _converted(layer, scheme, group_size, method, inputs)
+    few = _few_values(weight)
+    if few is not None and len(put.dense_weight(weight.dtype).unique()) > few:
+        return _by_values(layer, scheme, weight.abs().amax().expand(len(weight))), True
+    return put, False
+
+
+def _few_values(weight: torch.Tensor) -> int | None:
+    """How many distinct values the weight has; None where they are not few."""
+    # Most weights show in their first ones that they are not.
+    if len(weight.flatten()[: 2 * _FEW_VALUES].unique()) > _FEW_VALUES:
+        return None
+    found = len(weight.unique())
+    return found if found <= min(_FEW_VALUES, weight.numel() // _REPEATS) else None
+
+
+def _peaks_of(book: Book, weight: torch.Tensor) -> torch.Tensor:
+    """[out]: the largest magnitude of the values that must share a scale with those of a row."""
+    peaks = book.centroids.to(weight.dtype).abs().amax(1)
+    if book.axis is not None and book.axis % weight.dim() == 0:
+        return peaks.repeat_interleave(book.group_size or 1)[: len(weight)]
+    return peaks.amax().expand(len(weight))
+
+
+def _by_values(layer: Any, scheme: str, peaks: torch.Tensor) -> _Quantized:
+    """Every weight rounded to the nearest on the grid that `peaks` give to its row."""
+    top = 7 if scheme == "weight_int4" else 127
+    weight = layer.weight.detach().flatten(1).float()
+    scale = (peaks.float() / top)[:, None]
+    scale = torch.where(scale < _TINY, torch.ones_like(scale), scale)
+    integers = torch.round(weight / scale).clamp(-top, top).to(torch.int8)
+    if scheme == "int8_dynamic":
+        return DynamicLayer(layer, integers, scale)
+    return WeightOnlyLayer(layer, integers, top == 7, weight.shape[1], scale)
+
+
+@torch.no_grad()
 def _converted(
     layer: Any, scheme: str, group_size: int | None, method: str, inputs: _Inputs | None
 ) -> _Quantized:
@@ -216,11 +292,13 @@ def _converted(
     size = group_size or weight.shape[1]
     columns = zero_point = None
     if method == "hqq":
-        q, scale, zero_point = _core.quant.hqq(weight, dtype, size)
+        # Between whole numbers, zero would be no value of the grid.
+        whole = bool((weight == 0).any())
+        q, scale, zero_point = _core.quant.hqq(weight, dtype, size, integer_zero=whole)
     elif method == "gptq":
         assert inputs is not None
         squares = inputs.squares.float().cpu()
-        q, grid = _core.quant.gptq(weight, squares, dtype, size)
+        q, grid = _core.quant.gptq(weight, squares, dtype, size, preserve_zeros=True)
         scale = grid.scale
     else:
         if method == "awq":
@@ -234,11 +312,11 @@ def _converted(
         scale = grid.scale
         if method == "adaround":
             assert inputs is not None
-            q = _core.quant.adaround(weight, inputs.squares.float().cpu(), grid)
+            squares = inputs.squares.float().cpu()
+            q = _core.quant.adaround(weight, squares, grid, preserve_zeros=True)
         else:
             spread = _spread(torch.as_tensor(scale), size, weight.shape[1])
             q = torch.round(weight / spread).clamp(grid.qmin, grid.qmax)
-    device = layer.weight.device
     device = layer.weight.device
 
     def by_group(found: Any) -> torch.Tensor:
