@@ -264,8 +264,8 @@ mean diagonal is added to the diagonal. One grid a row, or one for each group_si
 row, found when the first column of the group is reached; or those of `qparams`.
 order="activation" takes the columns with the largest diagonal first, on grids of the given
 weights. preserve_zeros: weights that are 0, as pruned ones are, get the zero point, and the others
-make up for that too. Integers are int8 for int4 and uint8 for uint4, one each; dequantize(q, qp, packed=False)
-gives the weights. Raises Error where the damped hessian is not positive definite.)");
+make up for that too. Integers are int8 for int4 and uint8 for uint4, one each; dequantize(q, qp,
+packed=False) gives the weights. Raises Error where the damped hessian is not positive definite.)");
   m.def("adaround", &adaround, "weights"_a, "hessian"_a, "qparams"_a, "iterations"_a = 500,
         "learning_rate"_a = 0.02, "regularization"_a = 0.02, "preserve_zeros"_a = false,
         "out"_a = py::none(),
@@ -274,8 +274,8 @@ gives the weights. Raises Error where the damped hessian is not positive definit
 Learns a rectified sigmoid a weight by Adam on the outputs' error, hessian = X^T X of the inputs
 [in, in], pressed to 0 or 1 by sum(1 - |2h - 1|^beta), beta from 20 to 2; then turns over single
 weights while that lowers the error. No row's error exceeds that of rounding to the nearest. No
-random numbers. weights: [out, in] on the grids of `qparams`. preserve_zeros: weights that are 0, as
-pruned ones are, get the zero point. Integers as gptq gives them.)");
+random numbers. weights: [out, in] on the grids of `qparams`. preserve_zeros: weights that
+are 0, as pruned ones are, get the zero point. Integers as gptq gives them.)");
   m.def("hqq", &hqq, "weights"_a, "dtype"_a = "int4", "group_size"_a = py::none(),
         "symmetric"_a = false, "norm"_a = 0.7, "beta"_a = 10.0, "growth"_a = 1.01,
         "iterations"_a = 20, "integer_zero"_a = false,

@@ -507,8 +507,8 @@ def adaround(
     Learns a rectified sigmoid a weight by Adam on the outputs' error, hessian = X^T X of the inputs
     [in, in], pressed to 0 or 1 by sum(1 - |2h - 1|^beta), beta from 20 to 2; then turns over single
     weights while that lowers the error. No row's error exceeds that of rounding to the nearest. No
-    random numbers. weights: [out, in] on the grids of `qparams`. preserve_zeros: weights that are 0, as
-    pruned ones are, get the zero point. Integers as gptq gives them.
+    random numbers. weights: [out, in] on the grids of `qparams`. preserve_zeros: weights that
+    are 0, as pruned ones are, get the zero point. Integers as gptq gives them.
     """
 
 def awq_scales(
@@ -695,8 +695,8 @@ def gptq(
     row, found when the first column of the group is reached; or those of `qparams`.
     order="activation" takes the columns with the largest diagonal first, on grids of the given
     weights. preserve_zeros: weights that are 0, as pruned ones are, get the zero point, and the others
-    make up for that too. Integers are int8 for int4 and uint8 for uint4, one each; dequantize(q, qp, packed=False)
-    gives the weights. Raises Error where the damped hessian is not positive definite.
+    make up for that too. Integers are int8 for int4 and uint8 for uint4, one each; dequantize(q, qp,
+    packed=False) gives the weights. Raises Error where the damped hessian is not positive definite.
     """
 
 def group_qparams(
