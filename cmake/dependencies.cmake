@@ -49,7 +49,7 @@ function(moptcore_need_highway)
 endfunction()
 
 # Sets moptcore_zstd to the static library where there is one, so that a wheel needs nothing that a
-# machine may lack.
+# machine may lack. Debian's is no position-independent code: a shared moptcore takes the shared one.
 function(moptcore_need_zstd)
   moptcore_dependency(zstd zstd::libzstd_static https://github.com/facebook/zstd
     794ea1b0afca0f020f4e57b6732332231fb23c70 libzstd-dev
@@ -64,7 +64,7 @@ function(moptcore_need_zstd)
     endif()
   endif()
   set(zstd_FETCHED ${zstd_FETCHED} PARENT_SCOPE)
-  if(TARGET zstd::libzstd_static)
+  if(TARGET zstd::libzstd_static AND NOT (BUILD_SHARED_LIBS AND TARGET zstd::libzstd_shared))
     set(moptcore_zstd zstd::libzstd_static PARENT_SCOPE)
   else()
     set(moptcore_zstd zstd::libzstd_shared PARENT_SCOPE)
