@@ -17,7 +17,7 @@ export CCACHE_NOHASHDIR ?= 1
 export CMAKE_BUILD_PARALLEL_LEVEL ?= $(shell nproc 2>/dev/null || echo 2)
 
 help:
-	@echo "make demo       compress a real network and look at the report (about 3 minutes)"
+	@echo "make demo       compress a real network and look at the report (2 minutes once it is built)"
 	@echo "make test       build and run every test of CI"
 	@echo "make test-full  the exhaustive and slow tests as well"
 	@echo "make asan, tsan, tidy, fuzz   the C++ tests under sanitizers; clang-tidy; fuzzers"
@@ -29,7 +29,7 @@ bootstrap:
 
 demo:
 	@scripts/bootstrap demo
-	@echo "building the extension (seconds once it is cached)"
+	@echo "building the extension (minutes the first time, seconds after that)"
 	@mkdir -p build && (cmake --preset python && cmake --build --preset python) >build/demo.log 2>&1 \
 	  || { tail -n 30 build/demo.log; echo "the build failed; all of its output: build/demo.log"; exit 1; }
 	@# On a busy machine threads that spin while they wait take the cores from those that work.

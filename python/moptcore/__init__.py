@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Neural-network compression: pruning, quantization, distillation; exact, fast, in one place.
+"""Neural-network compression: pruning, quantization, clustering, low rank, distillation, packing.
 
 Rooms are loaded on first use, so importing moptcore imports no framework.
 """

@@ -421,6 +421,20 @@ bool keep_row(const Keys<std::int64_t>& keys, std::int64_t first, std::int64_t s
   return false;
 }
 
+// `axis` counted from the front; throws unless mask and scores fit the weights.
+int checked_axis(const AnyView& weights, std::int64_t axis, const std::optional<AnyView>& scores,
+                 const MutableAnyView& mask, const char* where) {
+  check(weights.rank() >= 1, where, "weights must have at least 1 dimension", weights.rank());
+  const int counted = normalize_axis(axis, weights.rank(), where);
+  check_mask(mask, weights.shape(), where, "mask");
+  check_no_partial_overlap(weights, mask, where, "mask");
+  if (scores) {
+    check_scores(*scores, weights.shape(), where);
+    check_no_partial_overlap(*scores, mask, where, "mask");
+  }
+  return counted;
+}
+
 }  // namespace
 
 void row_mask(const AnyView& weights, double sparsity, const MutableAnyView& mask,
@@ -428,14 +442,7 @@ void row_mask(const AnyView& weights, double sparsity, const MutableAnyView& mas
   constexpr auto where = "prune.row_mask";
   check_weights(weights, where);
   check(is_sparsity(sparsity), where, "sparsity must be in [0, 1)", sparsity);
-  check(weights.rank() >= 1, where, "weights must have at least 1 dimension", weights.rank());
-  const int axis = normalize_axis(options.axis, weights.rank(), where);
-  check_mask(mask, weights.shape(), where, "mask");
-  check_no_partial_overlap(weights, mask, where, "mask");
-  if (options.scores) {
-    check_scores(*options.scores, weights.shape(), where);
-    check_no_partial_overlap(*options.scores, mask, where, "mask");
-  }
+  const int axis = checked_axis(weights, options.axis, options.scores, mask, where);
   if (weights.empty()) return;
   const AnyView& ranked = options.scores ? *options.scores : weights;
   const Order order = options.scores ? Order::value : Order::magnitude;
@@ -556,14 +563,7 @@ void nm_mask(const AnyView& weights, std::int64_t n, std::int64_t m, const Mutab
   check_weights(weights, where);
   check(m >= 1, where, "m must be >= 1", m);
   check(n >= 1 && n <= m, where, "n must be in [1, m]", n);
-  check(weights.rank() >= 1, where, "weights must have at least 1 dimension", weights.rank());
-  const int axis = normalize_axis(options.axis, weights.rank(), where);
-  check_mask(mask, weights.shape(), where, "mask");
-  check_no_partial_overlap(weights, mask, where, "mask");
-  if (options.scores) {
-    check_scores(*options.scores, weights.shape(), where);
-    check_no_partial_overlap(*options.scores, mask, where, "mask");
-  }
+  const int axis = checked_axis(weights, options.axis, options.scores, mask, where);
   if (weights.empty()) return;
   const AnyView& ranked = options.scores ? *options.scores : weights;
   const Order order = options.scores ? Order::value : Order::magnitude;

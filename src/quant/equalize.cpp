@@ -117,7 +117,7 @@ Doubles pair_scales(const Layer& first, const Layer& second, bool power_of_two) 
 }
 
 // The squared error that one scaling leaves in the outputs.
-double scaled_error(const AnyView& weights, const Doubles& h, bool diagonal, const Doubles& scales,
+double scaled_error(const AnyView& weights, const Doubles& h, const Doubles& scales,
                     const WeightGridOptions& grids, std::int64_t group) {
   const std::int64_t out = weights.shape()[0];
   const std::int64_t n = weights.shape()[1];
@@ -126,7 +126,6 @@ double scaled_error(const AnyView& weights, const Doubles& h, bool diagonal, con
     const kernels::FloatMode mode;
     const std::int64_t rows = last - first;
     Doubles error(static_cast<std::size_t>(rows * n));
-    Doubles slope(error.size());
     std::vector<float> scaled(static_cast<std::size_t>(n));
     kernels::load(weights, first * n, rows * n, error.data());
     for (std::int64_t r = 0; r < rows; ++r) {
@@ -145,17 +144,7 @@ double scaled_error(const AnyView& weights, const Doubles& h, bool diagonal, con
         }
       }
     }
-    if (diagonal) {
-      for (std::size_t i = 0; i < error.size(); ++i) {
-        slope[i] = error[i] * h[i % static_cast<std::size_t>(n)];
-      }
-    } else {
-      kernels::product_f64(rows, n, n, {error.data(), n, 1}, {h.data(), n, 1},
-                           {slope.data(), n, 1});
-    }
-    double sum = 0.0;
-    for (std::size_t i = 0; i < error.size(); ++i) sum += error[i] * slope[i];
-    sums[static_cast<std::size_t>(block)] = sum;
+    sums[static_cast<std::size_t>(block)] = output_error(error, h, n);
   });
   double total = 0.0;
   for (const double sum : sums) total += sum;
@@ -194,7 +183,7 @@ double awq_scales(const AnyView& weights, const AnyView& activation_mean, const 
   for (int i = 0; i <= steps; ++i) {
     const double a = static_cast<double>(i) / static_cast<double>(steps);
     const Doubles candidate = i == 0 ? Doubles(mean.size(), 1.0) : awq_candidate(mean, a);
-    const double error = scaled_error(weights, h, diagonal, candidate, grids, group);
+    const double error = scaled_error(weights, h, candidate, grids, group);
     if (i == 0 || error < least) {
       least = error;
       best = candidate;

@@ -238,26 +238,8 @@ void CountingObserver::widen(const std::vector<float>& min, const std::vector<fl
 }
 
 void CountingObserver::update(const AnyView& x, OnNonFinite nonfinite) {
-  constexpr auto where = "quant.Observer.update";
-  if (!is_floating(x.dtype())) [[unlikely]] {
-    throw DTypeError(
-        error_text(where, "x must be float64, float32, float16 or bfloat16", name(x.dtype())));
-  }
-  check(!x.empty(), where, "x must have at least one element", "0");
-  check(!axis_ || x.rank() > 0, where, "x must have at least 1 dimension where axis is given",
-        "shape ()");
-  std::optional<int> axis;
-  if (axis_) axis = normalize_axis(*axis_, x.rank(), where);
-  const std::size_t channels = axis ? static_cast<std::size_t>(x.shape()[*axis]) : 1;
-  if (!min_.empty() && min_.size() != channels) [[unlikely]] {
-    throw Error(error_text(where,
-                           "x must keep the extent " + std::to_string(min_.size()) + " of axis " +
-                               std::to_string(*axis_),
-                           channels));
-  }
-  const Ranges seen = observed_range(x, axis);
-  check<NonFiniteError>(seen.finite || nonfinite == OnNonFinite::skip, where,
-                        "x must be finite (nonfinite=\"error\")", "NaN or infinity");
+  const auto [axis, seen] = observe(x, axis_, min_.size(), nonfinite);
+  const std::size_t channels = seen.min.size();
   const kernels::FloatMode mode;
   widen(seen.min, seen.max);
   std::vector<int> exponents;

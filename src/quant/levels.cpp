@@ -240,16 +240,10 @@ void dequantize_levels(const AnyView& src, std::span<const float> scale,
 
 std::vector<float> level_scale(const AnyView& x, ScaleRule rule, std::optional<std::int64_t> axis) {
   constexpr auto where = "quant.level_scale";
-  if (!is_floating(x.dtype())) [[unlikely]] {
-    throw DTypeError(
-        error_text(where, "x must be float64, float32, float16 or bfloat16", name(x.dtype())));
-  }
-  check(!x.empty(), where, "x must have at least one element", "0");
-  check(!axis || x.rank() > 0, where, "x must have at least 1 dimension where axis is given",
-        "shape ()");
+  const std::optional<int> at_axis = observed_axis(x, axis, where);
   ChannelLayout layout;
   layout.inner = x.size();
-  if (axis) layout = ChannelLayout(x.shape(), normalize_axis(*axis, x.rank(), where));
+  if (at_axis) layout = ChannelLayout(x.shape(), *at_axis);
   const kernels::FloatMode mode;
   std::vector<std::vector<double>> magnitudes(static_cast<std::size_t>(layout.channels));
   bool finite = true;

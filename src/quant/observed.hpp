@@ -3,11 +3,13 @@
 #pragma once
 
 #include <moptcore/core/tensor_view.hpp>
+#include <moptcore/quant/range.hpp>
 
 #include <algorithm>
 #include <cstdint>
 #include <limits>
 #include <optional>
+#include <utility>
 #include <vector>
 
 #include "kernels/strided.hpp"
@@ -27,6 +29,15 @@ constexpr bool is_seen(float min, float max) noexcept { return min <= max; }
 
 /// Of all elements, or for each index of an axis. Doubles beyond the largest float become it.
 Ranges observed_range(const AnyView& x, std::optional<int> axis);
+
+/// `axis` counted from the front. Throws unless x is floating, not empty and has the axis.
+std::optional<int> observed_axis(const AnyView& x, std::optional<std::int64_t> axis,
+                                 const char* where);
+
+/// observed_axis and observed_range. Throws where the observer has seen another number of channels
+/// (`known` > 0) and, unless they are skipped, for values that are not finite.
+std::pair<std::optional<int>, Ranges> observe(const AnyView& x, std::optional<std::int64_t> axis,
+                                              std::size_t known, OnNonFinite nonfinite);
 
 /// Calls f(pointer, position, count) for pieces of elements [first, last) as contiguous values.
 template <class T, class F>

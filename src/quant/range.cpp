@@ -123,6 +123,36 @@ Ranges observed_range(const AnyView& x, std::optional<int> axis) {
   return seen;
 }
 
+std::optional<int> observed_axis(const AnyView& x, std::optional<std::int64_t> axis,
+                                 const char* where) {
+  if (!is_floating(x.dtype())) [[unlikely]] {
+    throw DTypeError(
+        error_text(where, "x must be float64, float32, float16 or bfloat16", name(x.dtype())));
+  }
+  check(!x.empty(), where, "x must have at least one element", "0");
+  check(!axis || x.rank() > 0, where, "x must have at least 1 dimension where axis is given",
+        "shape ()");
+  if (!axis) return std::nullopt;
+  return normalize_axis(*axis, x.rank(), where);
+}
+
+std::pair<std::optional<int>, Ranges> observe(const AnyView& x, std::optional<std::int64_t> axis,
+                                              std::size_t known, OnNonFinite nonfinite) {
+  constexpr auto where = "quant.Observer.update";
+  const std::optional<int> at = observed_axis(x, axis, where);
+  const std::size_t channels = at ? static_cast<std::size_t>(x.shape()[*at]) : 1;
+  if (known != 0 && known != channels) [[unlikely]] {
+    throw Error(error_text(
+        where,
+        "x must keep the extent " + std::to_string(known) + " of axis " + std::to_string(*axis),
+        channels));
+  }
+  Ranges seen = observed_range(x, at);
+  check<NonFiniteError>(seen.finite || nonfinite == OnNonFinite::skip, where,
+                        "x must be finite (nonfinite=\"error\")", "NaN or infinity");
+  return {at, std::move(seen)};
+}
+
 namespace {
 
 struct Scales {
@@ -281,26 +311,8 @@ RangeObserver::RangeObserver(std::optional<std::int64_t> axis, std::optional<dou
     : momentum_(momentum), axis_(axis) {}
 
 void RangeObserver::update(const AnyView& x, OnNonFinite nonfinite) {
-  constexpr auto where = "quant.Observer.update";
-  if (!is_floating(x.dtype())) [[unlikely]] {
-    throw DTypeError(
-        error_text(where, "x must be float64, float32, float16 or bfloat16", name(x.dtype())));
-  }
-  check(!x.empty(), where, "x must have at least one element", "0");
-  check(!axis_ || x.rank() > 0, where, "x must have at least 1 dimension where axis is given",
-        "shape ()");
-  std::optional<int> axis;
-  if (axis_) axis = normalize_axis(*axis_, x.rank(), where);
-  const std::size_t channels = axis ? static_cast<std::size_t>(x.shape()[*axis]) : 1;
-  if (!min_.empty() && min_.size() != channels) [[unlikely]] {
-    throw Error(error_text(where,
-                           "x must keep the extent " + std::to_string(min_.size()) + " of axis " +
-                               std::to_string(*axis_),
-                           channels));
-  }
-  Ranges seen = observed_range(x, axis);
-  check<NonFiniteError>(seen.finite || nonfinite == OnNonFinite::skip, where,
-                        "x must be finite (nonfinite=\"error\")", "NaN or infinity");
+  Ranges seen = observe(x, axis_, min_.size(), nonfinite).second;
+  const std::size_t channels = seen.min.size();
   if (min_.empty()) {
     min_ = std::move(seen.min);
     max_ = std::move(seen.max);

@@ -457,20 +457,9 @@ double reconstruction_error(const AnyView& weights, const AnyView& approximation
   parallel_blocks(out, kRowTile, [&](std::int64_t block, std::int64_t first, std::int64_t last) {
     const std::int64_t rows = last - first;
     Doubles error(static_cast<std::size_t>(rows * n));
-    Doubles slope(error.size());
     kernels::load(weights, first * n, rows * n, error.data());
     for (std::size_t i = 0; i < error.size(); ++i) error[i] -= other[at(first, n, 0) + i];
-    if (diagonal) {
-      for (std::size_t i = 0; i < error.size(); ++i) {
-        slope[i] = error[i] * h[i % static_cast<std::size_t>(n)];
-      }
-    } else {
-      kernels::product_f64(rows, n, n, {error.data(), n, 1}, {h.data(), n, 1},
-                           {slope.data(), n, 1});
-    }
-    double sum = 0.0;
-    for (std::size_t i = 0; i < error.size(); ++i) sum += error[i] * slope[i];
-    sums[static_cast<std::size_t>(block)] = sum;
+    sums[static_cast<std::size_t>(block)] = output_error(error, h, n);
   });
   return std::accumulate(sums.begin(), sums.end(), 0.0);
 }

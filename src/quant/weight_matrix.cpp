@@ -6,6 +6,7 @@
 #include <cmath>
 #include <sstream>
 
+#include "kernels/product.hpp"
 #include "kernels/strided.hpp"
 
 namespace moptcore::inline v0::quant {
@@ -62,6 +63,20 @@ std::vector<double> second_moments(const AnyView& hessian, std::int64_t inputs, 
     }
   }
   return h;
+}
+
+double output_error(const std::vector<double>& error, const std::vector<double>& h,
+                    std::int64_t n) {
+  std::vector<double> slope(error.size());
+  if (static_cast<std::int64_t>(h.size()) == n) {
+    for (std::size_t i = 0; i < error.size(); ++i) slope[i] = error[i] * h[i % h.size()];
+  } else {
+    const auto rows = static_cast<std::int64_t>(error.size()) / n;
+    kernels::product_f64(rows, n, n, {error.data(), n, 1}, {h.data(), n, 1}, {slope.data(), n, 1});
+  }
+  double sum = 0.0;
+  for (std::size_t i = 0; i < error.size(); ++i) sum += error[i] * slope[i];
+  return sum;
 }
 
 GridMap::GridMap(const QParams& qp, const Shape& shape, const char* where) : qp_(&qp) {

@@ -26,6 +26,9 @@ std::vector<double> finite_numbers(const AnyView& view, const Shape& shape, cons
 /// whose diagonal is not negative.
 std::vector<double> second_moments(const AnyView& hessian, std::int64_t inputs, const char* where);
 
+/// The sum of e H e over the rows e of `error` [rows, n]; `h` is H [n, n], or its diagonal [n].
+double output_error(const std::vector<double>& error, const std::vector<double>& h, std::int64_t n);
+
 /// Which grid of a QParams an element of a matrix has.
 class GridMap {
  public:

@@ -6,14 +6,12 @@ from __future__ import annotations
 import importlib.util
 import os
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
 import moptcore
 import numpy as np
 import pytest
-import torch
 from moptcore.demo import data as demo_data
 from moptcore.demo.data import Dataset
 
@@ -23,14 +21,7 @@ for module in ("onnx", "onnxruntime", "rich", "jinja2", "plotly"):
 SCRIPT = Path(__file__).parents[2] / "examples/python/combine_techniques.py"
 
 
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads(), moptcore.get_num_threads()
-    torch.set_num_threads(1)
-    moptcore.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads[0])
-    moptcore.set_num_threads(threads[1])
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,6 @@ from __future__ import annotations
 
 import copy
 import pickle
-from collections.abc import Iterator
 from typing import Any
 
 import moptcore
@@ -13,17 +12,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    # Threads that wait by spinning make small tensors slow on a busy machine.
-    threads = torch.get_num_threads(), moptcore.get_num_threads()
-    torch.set_num_threads(1)
-    moptcore.set_num_threads(1)
-    torch.manual_seed(0)
-    yield
-    torch.set_num_threads(threads[0])
-    moptcore.set_num_threads(threads[1])
+pytestmark = pytest.mark.usefixtures("one_thread", "seeded")
 
 
 def logits(*shape: int, seed: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,15 +19,7 @@ from torch.nn import functional as F  # noqa: N812
 NETWORKS = sorted(networks())
 
 
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    # Tensors here are too small to share among threads.
-    threads = torch.get_num_threads(), moptcore.get_num_threads()
-    torch.set_num_threads(1)
-    moptcore.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads[0])
-    moptcore.set_num_threads(threads[1])
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def run(path: Path, *inputs: torch.Tensor) -> list[np.ndarray[Any, Any]]:

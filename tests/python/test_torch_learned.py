@@ -2,7 +2,6 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,16 +14,7 @@ from moptcore.torch import learned
 from moptcore.torch.qat import LearnedQuantizer, QuantizedLayer
 from torch import nn
 
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads(), moptcore.get_num_threads()
-    torch.set_num_threads(1)
-    moptcore.set_num_threads(1)
-    torch.manual_seed(0)
-    yield
-    torch.set_num_threads(threads[0])
-    moptcore.set_num_threads(threads[1])
+pytestmark = pytest.mark.usefixtures("one_thread", "seeded")
 
 
 class Net(nn.Module):

@@ -5,7 +5,6 @@ import copy
 import io
 import pickle
 import warnings
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,17 +17,7 @@ from moptcore.prune import ConstantSparsity, PolynomialDecay
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    # Threads that wait by spinning make small tensors slow on a busy machine.
-    threads = torch.get_num_threads(), moptcore.get_num_threads()
-    torch.set_num_threads(1)
-    moptcore.set_num_threads(1)
-    torch.manual_seed(0)
-    yield
-    torch.set_num_threads(threads[0])
-    moptcore.set_num_threads(threads[1])
+pytestmark = pytest.mark.usefixtures("one_thread", "seeded")
 
 
 class Net(nn.Module):

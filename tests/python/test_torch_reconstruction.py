@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import moptcore
@@ -18,17 +18,7 @@ from reference import prune as reference
 from torch import nn
 from torch.nn import functional as F  # noqa: N812
 
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    # Threads that wait by spinning make small tensors slow on a busy machine.
-    threads = torch.get_num_threads(), moptcore.get_num_threads()
-    torch.set_num_threads(1)
-    moptcore.set_num_threads(1)
-    torch.manual_seed(0)
-    yield
-    torch.set_num_threads(threads[0])
-    moptcore.set_num_threads(threads[1])
+pytestmark = pytest.mark.usefixtures("one_thread", "seeded")
 
 
 @pytest.fixture(params=["core", "composite"])

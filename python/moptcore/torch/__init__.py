@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""PyTorch: prune, quantize and distil modules while they train.
+"""PyTorch: prune, quantize, cluster, factorize and distil modules, most of it while they train.
 
 The module keeps its class, names and shapes; what is added comes off again with `strip`.
 """
