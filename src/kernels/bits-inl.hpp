@@ -32,6 +32,17 @@ HWY_INLINE void StoreBits(D d, hn::Mask<D> mask, std::uint8_t* bits, std::int64_
   }
 }
 
+// The mask of Lanes(d) elements, at most 64, as the lowest bits of a word.
+template <class D>
+HWY_INLINE std::uint64_t WordOfBits(D d, hn::Mask<D> mask) {
+  std::uint8_t part[8] = {};
+  hn::StoreMaskBits(d, mask, part);
+  if constexpr (hn::MaxLanes(d) <= 8) return part[0];
+  std::uint64_t word;
+  __builtin_memcpy(&word, part, 8);
+  return word;
+}
+
 // The mask of the Lanes(d) elements from element `at` on, a multiple of Lanes(d).
 template <class D>
 HWY_INLINE hn::Mask<D> LoadBits(D d, const std::uint8_t* bits, std::int64_t at) {

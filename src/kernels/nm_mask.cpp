@@ -3,6 +3,7 @@
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "kernels/nm_mask.cpp"
+#include <hwy/cache_control.h>
 #include <hwy/foreach_target.h>
 #include <hwy/highway.h>
 
@@ -40,33 +41,47 @@ std::int32_t Nm4S32(const std::int32_t* HWY_RESTRICT src, std::int64_t n, std::i
 
 #else
 
+// Memory is asked for this far ahead: what the hardware fetches on its own stops at every page.
+constexpr std::int64_t kAheadBytes = 2048;
+
 std::int32_t Nm4S32(const std::int32_t* HWY_RESTRICT src, std::int64_t n, std::int32_t mask,
                     int keep, std::uint8_t* HWY_RESTRICT bits) {
   const hn::ScalableTag<std::int32_t> d;
   constexpr std::int64_t kLanes = static_cast<std::int64_t>(hn::MaxLanes(d));
   const auto mask_v = hn::Set(d, mask);
-  const auto keep_v = hn::Set(d, keep);
+  const auto above_v = hn::Set(d, 1 - keep);
   // An element outranks a later one that equals it: where the rotation by r brings an earlier
   // element, 1 is added to its key, so that `greater` means `greater or equal`.
-  HWY_ALIGN std::int32_t earlier[3][hn::MaxLanes(d)];
-  for (int r = 1; r < 4; ++r) {
+  HWY_ALIGN std::int32_t earlier[2][hn::MaxLanes(d)];
+  for (int r = 1; r < 3; ++r) {
     for (std::size_t lane = 0; lane < hn::MaxLanes(d); ++lane) {
       earlier[r - 1][lane] = static_cast<int>(lane % 4) + r >= 4 ? 1 : 0;
     }
   }
   const auto earlier1 = hn::Load(d, earlier[0]);
   const auto earlier2 = hn::Load(d, earlier[1]);
-  const auto earlier3 = hn::Load(d, earlier[2]);
   auto largest = hn::And(mask_v, hn::Set(d, src[0]));
   const auto kept = [&](hn::Vec<decltype(d)> keys) HWY_ATTR {
-    const auto over1 = hn::Gt(hn::Add(hn::Shuffle0321(keys), earlier1), keys);
-    const auto over2 = hn::Gt(hn::Add(hn::Shuffle1032(keys), earlier2), keys);
-    const auto over3 = hn::Gt(hn::Add(hn::Shuffle2103(keys), earlier3), keys);
-    const auto minus_rank = hn::Add(hn::VecFromMask(d, over1),
-                                    hn::Add(hn::VecFromMask(d, over2), hn::VecFromMask(d, over3)));
-    return hn::Gt(hn::Add(minus_rank, keep_v), hn::Zero(d));
+    const auto over1 = hn::VecFromMask(d, hn::Gt(hn::Add(hn::Shuffle0321(keys), earlier1), keys));
+    const auto over2 = hn::VecFromMask(d, hn::Gt(hn::Add(hn::Shuffle1032(keys), earlier2), keys));
+    // The element three places on comes before this one where this one does not come before it,
+    // which is one place on from there. Of minus the rank, over1 + over2 - 1 - over3, at least
+    // 1 - keep stay.
+    return hn::Gt(hn::Add(over1, over2), hn::Add(hn::Shuffle2103(over1), above_v));
   };
   std::int64_t i = 0;
+  for (; i + 64 <= n; i += 64) {
+    for (int line = 0; line < 4; ++line) {
+      hwy::Prefetch(reinterpret_cast<const std::uint8_t*>(src + i + 16 * line) + kAheadBytes);
+    }
+    std::uint64_t word = 0;
+    for (std::int64_t at = 0; at < 64; at += kLanes) {
+      const auto keys = hn::And(mask_v, hn::LoadU(d, src + i + at));
+      largest = hn::Max(largest, keys);
+      word |= WordOfBits(d, kept(keys)) << at;
+    }
+    __builtin_memcpy(bits + i / 8, &word, 8);
+  }
   for (; i + kLanes <= n; i += kLanes) {
     const auto keys = hn::And(mask_v, hn::LoadU(d, src + i));
     largest = hn::Max(largest, keys);

@@ -15,7 +15,7 @@ namespace hn = hwy::HWY_NAMESPACE;
 constexpr std::size_t kVirtualLanes = 16;
 
 struct Magnitude {
-  template <class D, class V>
+  template <class T, class D, class V>
   static HWY_INLINE V Step(D, V sum, V x) {
     return hn::Add(sum, hn::Abs(x));
   }
@@ -24,9 +24,12 @@ struct Magnitude {
 };
 
 struct Square {
-  template <class D, class V>
+  // Squares of floats are exact in double, so fusing them with the sum changes no bit; those of
+  // doubles are not.
+  template <class T, class D, class V>
   static HWY_INLINE V Step(D, V sum, V x) {
-    return hn::Add(sum, hn::Mul(x, x));
+    if constexpr (sizeof(T) == 4) return hn::MulAdd(x, x, sum);
+    else return hn::Add(sum, hn::Mul(x, x));
   }
   static HWY_INLINE double Step(double sum, double x) { return sum + x * x; }
   static HWY_INLINE double Join(double a, double b) { return a + b; }
@@ -34,7 +37,7 @@ struct Square {
 
 // A NaN replaces what it meets and is replaced by nothing.
 struct Largest {
-  template <class D, class V>
+  template <class T, class D, class V>
   static HWY_INLINE V Step(D, V best, V x) {
     const auto magnitude = hn::Abs(x);
     const auto better = hn::Or(hn::Gt(magnitude, best), hn::IsNaN(magnitude));
@@ -66,7 +69,7 @@ HWY_INLINE double Reduce(const T* HWY_RESTRICT src, std::int64_t n) {
   for (; i + static_cast<std::int64_t>(kVirtualLanes) <= n;
        i += static_cast<std::int64_t>(kVirtualLanes)) {
     for (std::size_t v = 0; v < kVectors; ++v) {
-      sums[v] = Op::Step(d, sums[v], LoadDoubles(d, src + i + v * kLanes));
+      sums[v] = Op::template Step<T>(d, sums[v], LoadDoubles(d, src + i + v * kLanes));
     }
   }
   HWY_ALIGN double lanes[kVirtualLanes];
@@ -86,8 +89,33 @@ double SumMagnitudesF32(const float* src, std::int64_t n) { return Reduce<Magnit
 double SumMagnitudesF64(const double* src, std::int64_t n) { return Reduce<Magnitude>(src, n); }
 double SumSquaresF32(const float* src, std::int64_t n) { return Reduce<Square>(src, n); }
 double SumSquaresF64(const double* src, std::int64_t n) { return Reduce<Square>(src, n); }
-double MaxMagnitudeF32(const float* src, std::int64_t n) { return Reduce<Largest>(src, n); }
 double MaxMagnitudeF64(const double* src, std::int64_t n) { return Reduce<Largest>(src, n); }
+
+// Bits without the sign are ordered as magnitudes are, and those of NaN are the largest.
+double MaxMagnitudeF32(const float* HWY_RESTRICT src, std::int64_t n) {
+  const hn::ScalableTag<std::int32_t> d;
+  constexpr std::int64_t kLanes = static_cast<std::int64_t>(hn::MaxLanes(d));
+  constexpr std::int32_t kMagnitude = 0x7fffffff;
+  const auto* HWY_RESTRICT words = reinterpret_cast<const std::int32_t*>(src);
+  const auto magnitude = hn::Set(d, kMagnitude);
+  auto a = hn::Zero(d);
+  auto b = hn::Zero(d);
+  std::int64_t i = 0;
+  for (; i + 2 * kLanes <= n; i += 2 * kLanes) {
+    a = hn::Max(a, hn::And(magnitude, hn::LoadU(d, words + i)));
+    b = hn::Max(b, hn::And(magnitude, hn::LoadU(d, words + i + kLanes)));
+  }
+  std::int32_t largest = hn::GetLane(hn::MaxOfLanes(d, hn::Max(a, b)));
+  for (; i < n; ++i) {
+    std::int32_t word;
+    __builtin_memcpy(&word, src + i, sizeof(word));
+    word &= kMagnitude;
+    if (word > largest) largest = word;
+  }
+  float result;
+  __builtin_memcpy(&result, &largest, sizeof(result));
+  return result;
+}
 
 }  // namespace HWY_NAMESPACE
 }  // namespace moptcore::inline v0::kernels

@@ -3,6 +3,7 @@
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "kernels/select.cpp"
+#include <hwy/cache_control.h>
 #include <hwy/foreach_target.h>
 #include <hwy/highway.h>
 
@@ -24,12 +25,22 @@ HWY_INLINE std::int64_t SumLanes(D d, V v) {
   return sum;
 }
 
+// How far ahead of the reads memory is asked for: what the hardware fetches on its own stops at
+// every page.
+constexpr std::int64_t kAheadBytes = 2048;
+
 template <class Key>
+HWY_INLINE void Ahead(const Key* src) {
+  hwy::Prefetch(reinterpret_cast<const std::uint8_t*>(src) + kAheadBytes);
+}
+
+template <bool kCountLow, class Key>
 HWY_INLINE Bracket<Key> BracketOf(const Key* HWY_RESTRICT src, std::int64_t n, Key mask, Key low,
                                   Key high, std::uint8_t* HWY_RESTRICT bits,
-                                  Key* HWY_RESTRICT inside, Key* HWY_RESTRICT positions) {
+                                  std::uint16_t* HWY_RESTRICT positions) {
   const hn::ScalableTag<Key> d;
   constexpr std::int64_t kLanes = static_cast<std::int64_t>(hn::MaxLanes(d));
+  constexpr std::int64_t kLine = 64 / static_cast<std::int64_t>(sizeof(Key));
   const auto mask_v = hn::Set(d, mask);
   const auto low_v = hn::Set(d, low);
   const auto last_v = hn::Set(d, static_cast<Key>(high - 1));
@@ -37,46 +48,60 @@ HWY_INLINE Bracket<Key> BracketOf(const Key* HWY_RESTRICT src, std::int64_t n, K
   auto at_low = hn::Zero(d);
   auto largest = hn::Set(d, hwy::LowestValue<Key>());
   Bracket<Key> result;
-  // Which keys are above low, and which of those above the whole interval.
-  std::uint64_t above_low[kBracketKeys / 64 + 1];
-  std::uint64_t above_all[kBracketKeys / 64 + 1];
-  auto* const low_bits = reinterpret_cast<std::uint8_t*>(above_low);
-  auto* const all_bits = reinterpret_cast<std::uint8_t*>(above_all);
-  std::int64_t i = 0;
-  for (; i + kLanes <= n; i += kLanes) {
-    const auto keys = hn::And(mask_v, hn::LoadU(d, src + i));
-    at_low = hn::Sub(at_low, hn::VecFromMask(d, hn::Eq(keys, low_v)));
-    largest = hn::Max(largest, keys);
-    StoreBits(d, hn::Gt(keys, low_v), low_bits, i);
-    StoreBits(d, hn::Gt(keys, last_v), all_bits, i);
-  }
-  result.at_low = SumLanes(d, at_low);
-  result.largest = hn::GetLane(hn::MaxOfLanes(d, largest));
-  for (; i < n; ++i) {
-    const Key key = static_cast<Key>(src[i] & mask);
-    if (i % 8 == 0) all_bits[i / 8] = low_bits[i / 8] = 0;
-    if (key > result.largest) result.largest = key;
-    if (key == low) ++result.at_low;
-    const unsigned bit = 1u << (i % 8);
-    if (key > low) low_bits[i / 8] = static_cast<std::uint8_t>(low_bits[i / 8] | bit);
-    if (key >= high) all_bits[i / 8] = static_cast<std::uint8_t>(all_bits[i / 8] | bit);
-  }
-  // Keys inside are few: walking the set bits of whole words mispredicts once a word at most.
-  const std::int64_t bytes = (n + 7) / 8;
-  __builtin_memcpy(bits, all_bits, static_cast<std::size_t>(bytes));
-  for (std::int64_t at = bytes; at % 8 != 0; ++at) low_bits[at] = all_bits[at] = 0;
-  std::int64_t up = 0;
-  for (std::int64_t word = 0; word * 64 < n; ++word) {
-    up += static_cast<std::int64_t>(hwy::PopCount(above_low[word]));
-    for (std::uint64_t set = above_low[word] ^ above_all[word]; set != 0; set &= set - 1) {
-      const auto at =
-          word * 64 + static_cast<std::int64_t>(hwy::Num0BitsBelowLS1Bit_Nonzero64(set));
-      inside[result.inside] = static_cast<Key>(src[at] & mask);
-      positions[result.inside] = static_cast<Key>(at);
-      ++result.inside;
+  std::uint16_t* next = positions;
+  // Keys inside are few, at places that no branch predicts: four positions are written whether or
+  // not a word has as many.
+  const auto collect = [&](std::uint64_t above_low, std::uint64_t above_all, std::int64_t first) {
+    result.above += static_cast<std::int64_t>(hwy::PopCount(above_low));
+    std::uint64_t set = above_low ^ above_all;
+    const auto inside = hwy::PopCount(set);
+    const auto put = [&](std::size_t i) {
+      constexpr std::uint64_t kStop = std::uint64_t{1} << 63;
+      next[i] = static_cast<std::uint16_t>(static_cast<std::uint64_t>(first) +
+                                           hwy::Num0BitsBelowLS1Bit_Nonzero64(set | kStop));
+      set &= set - 1;
+    };
+    put(0);
+    put(1);
+    put(2);
+    put(3);
+    for (std::size_t i = 4; i < inside; ++i) put(i);
+    next += inside;
+  };
+  std::int64_t first = 0;
+  for (; first + 64 <= n; first += 64) {
+    const Key* HWY_RESTRICT from = src + first;
+    for (std::int64_t at = 0; at < 64; at += kLine) Ahead(from + at);
+    std::uint64_t above_low = 0;
+    std::uint64_t above_all = 0;
+    for (std::int64_t at = 0; at < 64; at += kLanes) {
+      const auto keys = hn::And(mask_v, hn::LoadU(d, from + at));
+      if constexpr (kCountLow) {
+        at_low = hn::Sub(at_low, hn::VecFromMask(d, hn::Eq(keys, low_v)));
+      }
+      largest = hn::Max(largest, keys);
+      above_low |= WordOfBits(d, hn::Gt(keys, low_v)) << at;
+      above_all |= WordOfBits(d, hn::Gt(keys, last_v)) << at;
     }
+    __builtin_memcpy(bits + first / 8, &above_all, 8);
+    collect(above_low, above_all, first);
   }
-  result.below = n - up - result.at_low;
+  if constexpr (kCountLow) result.at_low = SumLanes(d, at_low);
+  result.largest = hn::GetLane(hn::MaxOfLanes(d, largest));
+  if (first < n) {
+    std::uint64_t above_low = 0;
+    std::uint64_t above_all = 0;
+    for (std::int64_t i = 0; first + i < n; ++i) {
+      const Key key = static_cast<Key>(src[first + i] & mask);
+      if (key > result.largest) result.largest = key;
+      if (kCountLow && key == low) ++result.at_low;
+      above_low |= std::uint64_t{key > low} << i;
+      above_all |= std::uint64_t{key >= high} << i;
+    }
+    __builtin_memcpy(bits + first / 8, &above_all, static_cast<std::size_t>((n - first + 7) / 8));
+    collect(above_low, above_all, first);
+  }
+  result.inside = next - positions;
   return result;
 }
 
@@ -120,8 +145,9 @@ HWY_INLINE void AboveOf(const Key* HWY_RESTRICT src, std::int64_t n, Key mask, K
 
 #define MOPTCORE_SELECT(name, Key)                                                                 \
   Bracket<Key> Bracket_##name(const Key* src, std::int64_t n, Key mask, Key low, Key high,         \
-                              std::uint8_t* bits, Key* inside, Key* positions) {                   \
-    return BracketOf<Key>(src, n, mask, low, high, bits, inside, positions);                       \
+                              bool count_low, std::uint8_t* bits, std::uint16_t* positions) {      \
+    return count_low ? BracketOf<true, Key>(src, n, mask, low, high, bits, positions)              \
+                     : BracketOf<false, Key>(src, n, mask, low, high, bits, positions);            \
   }                                                                                                \
   Key Largest_##name(const Key* src, std::int64_t n, Key mask) {                                   \
     return LargestOf<Key>(src, n, mask);                                                           \
@@ -141,20 +167,21 @@ HWY_AFTER_NAMESPACE();
 #if HWY_ONCE
 namespace moptcore::inline v0::kernels {
 
-#define MOPTCORE_SELECT(name, Key)                                                                 \
-  HWY_EXPORT(Bracket_##name);                                                                      \
-  HWY_EXPORT(Largest_##name);                                                                      \
-  HWY_EXPORT(Above_##name);                                                                        \
-  Bracket<Key> bracket(const Key* src, std::int64_t n, Key mask, Key low, Key high,                \
-                       std::uint8_t* bits, Key* inside, Key* positions) noexcept {                 \
-    return HWY_DYNAMIC_DISPATCH(Bracket_##name)(src, n, mask, low, high, bits, inside, positions); \
-  }                                                                                                \
-  Key largest(const Key* src, std::int64_t n, Key mask) noexcept {                                 \
-    return HWY_DYNAMIC_DISPATCH(Largest_##name)(src, n, mask);                                     \
-  }                                                                                                \
-  void above(const Key* src, std::int64_t n, Key mask, Key threshold,                              \
-             std::uint8_t* bits) noexcept {                                                        \
-    HWY_DYNAMIC_DISPATCH(Above_##name)(src, n, mask, threshold, bits);                             \
+#define MOPTCORE_SELECT(name, Key)                                                              \
+  HWY_EXPORT(Bracket_##name);                                                                   \
+  HWY_EXPORT(Largest_##name);                                                                   \
+  HWY_EXPORT(Above_##name);                                                                     \
+  Bracket<Key> bracket(const Key* src, std::int64_t n, Key mask, Key low, Key high,             \
+                       bool count_low, std::uint8_t* bits, std::uint16_t* positions) noexcept { \
+    return HWY_DYNAMIC_DISPATCH(Bracket_##name)(src, n, mask, low, high, count_low, bits,       \
+                                                positions);                                     \
+  }                                                                                             \
+  Key largest(const Key* src, std::int64_t n, Key mask) noexcept {                              \
+    return HWY_DYNAMIC_DISPATCH(Largest_##name)(src, n, mask);                                  \
+  }                                                                                             \
+  void above(const Key* src, std::int64_t n, Key mask, Key threshold,                           \
+             std::uint8_t* bits) noexcept {                                                     \
+    HWY_DYNAMIC_DISPATCH(Above_##name)(src, n, mask, threshold, bits);                          \
   }
 MOPTCORE_SELECT(s16, std::int16_t)
 MOPTCORE_SELECT(s32, std::int32_t)

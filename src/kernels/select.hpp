@@ -11,27 +11,30 @@ namespace moptcore::inline v0::kernels {
 /// What one chunk holds with respect to an open interval (low, high), low < high.
 template <class Key>
 struct Bracket {
-  std::int64_t below = 0;   ///< keys < low
-  std::int64_t at_low = 0;  ///< keys == low
-  std::int64_t inside = 0;  ///< low < keys < high; the rest is >= high
+  std::int64_t above = 0;   ///< keys > low
+  std::int64_t at_low = 0;  ///< keys == low, where asked for
+  std::int64_t inside = 0;  ///< low < keys < high
   Key largest = 0;          ///< largest key
 };
 
 /// Most keys of one chunk.
 inline constexpr std::int64_t kBracketKeys = 4096;
 
+/// Room that the positions of a chunk of n keys need beyond n: they are written four at a time.
+inline constexpr std::int64_t kBracketSlack = 4;
+
 /// Classifies n <= kBracketKeys keys, n > 0. Sets bit i of `bits` where key i >= high (unused bits
-/// of the last byte are zero) and writes the keys inside and their positions, in order, to
-/// `inside` and `positions`.
+/// of the last byte are zero) and writes the positions of the keys inside, in order, to
+/// `positions`. Counting the keys at `low` costs a little and is left out unless `count_low`.
 Bracket<std::int16_t> bracket(const std::int16_t* src, std::int64_t n, std::int16_t mask,
-                              std::int16_t low, std::int16_t high, std::uint8_t* bits,
-                              std::int16_t* inside, std::int16_t* positions) noexcept;
+                              std::int16_t low, std::int16_t high, bool count_low,
+                              std::uint8_t* bits, std::uint16_t* positions) noexcept;
 Bracket<std::int32_t> bracket(const std::int32_t* src, std::int64_t n, std::int32_t mask,
-                              std::int32_t low, std::int32_t high, std::uint8_t* bits,
-                              std::int32_t* inside, std::int32_t* positions) noexcept;
+                              std::int32_t low, std::int32_t high, bool count_low,
+                              std::uint8_t* bits, std::uint16_t* positions) noexcept;
 Bracket<std::int64_t> bracket(const std::int64_t* src, std::int64_t n, std::int64_t mask,
-                              std::int64_t low, std::int64_t high, std::uint8_t* bits,
-                              std::int64_t* inside, std::int64_t* positions) noexcept;
+                              std::int64_t low, std::int64_t high, bool count_low,
+                              std::uint8_t* bits, std::uint16_t* positions) noexcept;
 
 /// Largest key of n > 0.
 std::int16_t largest(const std::int16_t* src, std::int64_t n, std::int16_t mask) noexcept;

@@ -506,17 +506,22 @@ void structured_mask(const AnyView& weights, double sparsity, const MutableAnyVi
     bytes.commit(mask);
     return;
   }
-  ByteMask bytes(weights.size());
-  if (!weights.empty()) {
+  if (weights.empty()) return;
+  const auto spread_to = [&](std::uint8_t* bytes) {
     const std::int64_t grain = std::max<std::int64_t>(1, kMaskGrain / split.inner);
     parallel_for(split.outer * split.extent, grain, [&](std::int64_t begin, std::int64_t end) {
       for (std::int64_t row = begin; row < end; ++row) {
-        std::memset(bytes.data() + row * split.inner,
-                    kept[static_cast<std::size_t>(row % split.extent)],
+        std::memset(bytes + row * split.inner, kept[static_cast<std::size_t>(row % split.extent)],
                     static_cast<std::size_t>(split.inner));
       }
     });
+  };
+  if (mask.dtype() == DType::boolean && mask.is_contiguous()) {
+    spread_to(static_cast<std::uint8_t*>(mask.data()));
+    return;
   }
+  ByteMask bytes(weights.size());
+  spread_to(bytes.data());
   bytes.commit(mask);
 }
 

@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 // Exact selection in O(n): which elements of one or more tensors are the lowest.
 //
-// A sample brackets the wanted key between two others. One pass over memory counts what lies below
-// the bracket, marks what lies above it and collects the few keys inside, among which the wanted
-// one is then found by radix; fixing the marks of those few needs no second pass. A bracket that
-// missed costs another pass. Results do not depend on the sample, only the time does.
+// A sample brackets the wanted key between two others. One pass over memory counts what lies above
+// the lower one, marks what is not below the upper one and collects the few keys between them,
+// among which the wanted one is then found by radix; fixing the marks of those few needs no second
+// pass. A bracket that missed costs another pass. Results do not depend on the sample, only the
+// time does.
 #pragma once
 
 #include <cstdint>
@@ -43,10 +44,10 @@ class Selection {
     std::int64_t first = 0;
     std::int64_t size = 0;
     std::uint8_t* bits = nullptr;
-    std::int64_t below = 0;
-    std::int64_t at_low = 0;
-    std::int64_t equal = 0;  // keys equal to the one found
-    std::int64_t kept = 0;   // of those, how many stay
+    std::int64_t above = 0;   // keys above low_
+    std::int64_t at_low = 0;  // keys equal to low_, where counted
+    std::int64_t equal = 0;   // keys equal to the one found
+    std::int64_t kept = 0;    // of those, how many stay
     bool nan = false;
     std::vector<Key> inside;
     std::vector<std::uint16_t> positions;
@@ -54,6 +55,7 @@ class Selection {
 
   void bracket(std::int64_t position);
   void pass();
+  void settle(std::int64_t position, std::int64_t above);
   void read_block(Block& block) const;
   void resolve(Block& block) const;
   void finish();
@@ -68,7 +70,11 @@ class Selection {
   Key found_ = 0;
   std::int64_t below_ = 0;  // keys below found_
   std::int64_t equal_ = 0;
+  // Blocks mark the keys from high_ on and list those inside; what is found is one of the latter,
+  // or low_, or neither, and then the blocks are read again.
   bool found_inside_ = false;
+  bool found_at_low_ = false;
+  bool count_low_ = true;
 };
 
 extern template class Selection<std::int16_t>;

@@ -182,6 +182,11 @@ def test_a_large_tensor_gets_the_mask_that_a_full_sort_gives():
         lambda n: np.where(np.arange(n) < n // 2, 1e-3, 7.0),
         lambda n: np.where(np.arange(n) % 16, 1.0, 1e30),
         lambda n: 2.0 ** (np.arange(n) % 250 - 140),
+        # Neighbours alike: a sample of them says much less than its size.
+        lambda n: np.repeat(np.sin(np.arange(n // 4096 + 1)), 4096)[:n] * (1 + np.arange(n) / 1e6),
+        lambda n: np.repeat(np.sin(np.arange(n // 512 + 1)), 512)[:n] * (1 + np.arange(n) / 1e6),
+        # Zeros of an earlier mask.
+        lambda n: np.where(np.sin(np.arange(n) ** 2) < 0.9, 0.0, np.cos(np.arange(n))),
     ],
 )
 @pytest.mark.parametrize("sparsity", [0.03, 0.499, 0.5, 0.501, 0.95])
@@ -193,6 +198,32 @@ def test_no_distribution_defeats_the_sampled_bracket(make, sparsity):
     expected = np.ones(n, bool)
     expected[order[:zeros]] = False
     np.testing.assert_array_equal(prune.magnitude_mask(weights, sparsity), expected)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.integers(1, 40_000),
+    st.integers(1, 60),
+    st.floats(0.0, 0.999),
+    st.sampled_from(FLOATS),
+    st.sampled_from(["shuffled", "ascending", "descending"]),
+    st.integers(0, 2**32 - 1),
+)
+def test_few_distinct_values_are_cut_where_a_stable_sort_cuts_them(
+    n, distinct, sparsity, dtype, order, seed
+):
+    rng = np.random.default_rng(seed)
+    # Any share for each value, so that ties end or begin at every place of a bracket.
+    values = rng.standard_normal(distinct)[
+        rng.choice(distinct, n, p=rng.dirichlet(np.full(distinct, 0.3)))
+    ]
+    if order != "shuffled":
+        values = np.sort(values)[:: 1 if order == "ascending" else -1].copy()
+    weights = torch.from_numpy(values).to(getattr(torch, dtype))
+    np.testing.assert_array_equal(
+        prune.magnitude_mask(weights, sparsity).numpy(),
+        reference.magnitude_mask(as_numpy(weights), sparsity),
+    )
 
 
 def test_the_count_rounds_half_to_even():
