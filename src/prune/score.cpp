@@ -10,11 +10,13 @@
 #include <vector>
 
 #include <moptcore/core/parallel.hpp>
+#include <moptcore/core/pool.hpp>
 
 #include "kernels/float_mode.hpp"
 #include "kernels/norm.hpp"
 #include "kernels/strided.hpp"
 #include "prune/axis.hpp"
+#include "prune/descending.hpp"
 
 namespace moptcore::inline v0::prune {
 namespace {
@@ -150,6 +152,46 @@ double squared_distance(const double* a, const double* b, std::int64_t n) {
   return sum;
 }
 
+// Squares over the sums of all squares up to them.
+template <class Order>
+void score_descending(const Order& order, const MutableAnyView& out) {
+  const kernels::FloatMode float_mode;
+  const std::int64_t size = out.size();
+  const std::int64_t numbers = order.numbers();
+  const double largest = numbers > 0 ? order.magnitude(0) : 0.0;
+  const bool infinite = std::isinf(largest);
+  // Squares neither overflow nor lose bits once the largest is near 1.
+  const double scale = largest > 0.0 && !infinite
+                           ? std::ldexp(1.0, std::clamp(-std::ilogb(largest), -1022, 1022))
+                           : 1.0;
+  const auto square = [&](std::int64_t rank) {
+    const double magnitude = order.magnitude(rank) * scale;
+    return magnitude * magnitude;
+  };
+  const PoolBuffer sums = pool_allocate(size * static_cast<std::int64_t>(sizeof(double)));
+  auto* totals = static_cast<double*>(sums.get());
+  double total = 0.0;
+  for (std::int64_t rank = 0; rank < numbers && !infinite; ++rank) {
+    total += square(rank);
+    totals[rank] = total;
+  }
+  const PoolBuffer scored = pool_allocate(size * static_cast<std::int64_t>(sizeof(double)));
+  auto* scores = static_cast<double*>(scored.get());
+  parallel_for(size, kGrain, [&](std::int64_t first, std::int64_t last) {
+    const kernels::FloatMode mode;
+    for (std::int64_t rank = first; rank < last; ++rank) {
+      double& score = scores[order.index(rank)];
+      if (rank >= numbers) score = std::numeric_limits<double>::quiet_NaN();
+      else if (infinite) score = std::isinf(order.magnitude(rank)) ? 1.0 : 0.0;
+      else score = totals[rank] > 0.0 ? square(rank) / totals[rank] : 0.0;
+    }
+  });
+  parallel_for(size, kGrain, [&](std::int64_t first, std::int64_t last) {
+    const kernels::FloatMode mode;
+    kernels::store(scores + first, first, last - first, out);
+  });
+}
+
 }  // namespace
 
 void magnitude_score(const AnyView& weights, const MutableAnyView& out) {
@@ -251,45 +293,15 @@ void lamp_score(const AnyView& weights, const MutableAnyView& out) {
   check_floating(weights, where, "weights");
   check_out(out, weights.shape(), where, "out");
   check_no_partial_overlap(weights, out, where, "out");
-  const std::int64_t size = weights.size();
-  struct Ranked {
-    double magnitude;
-    std::int64_t index;
-  };
-  const kernels::FloatMode float_mode;
-  std::vector<Ranked> ranked;
-  ranked.reserve(static_cast<std::size_t>(size));
-  std::vector<double> scores(static_cast<std::size_t>(size),
-                             std::numeric_limits<double>::quiet_NaN());
-  kernels::load(weights, 0, size, scores.data());
-  for (std::int64_t i = 0; i < size; ++i) {
-    const double magnitude = std::fabs(scores[static_cast<std::size_t>(i)]);
-    if (!std::isnan(magnitude)) ranked.push_back({magnitude, i});
+  if (weights.empty()) return;
+  const bool few = weights.size() <= std::numeric_limits<std::uint32_t>::max();
+  if (weights.dtype() == DType::float64) {
+    score_descending(Descending<double, std::uint64_t>(weights), out);
+  } else if (few) {
+    score_descending(Descending<float, std::uint32_t>(weights), out);
+  } else {
+    score_descending(Descending<float, std::uint64_t>(weights), out);
   }
-  std::ranges::sort(ranked, [](const Ranked& a, const Ranked& b) {
-    return a.magnitude != b.magnitude ? a.magnitude > b.magnitude : a.index < b.index;
-  });
-  const double largest = ranked.empty() ? 0.0 : ranked.front().magnitude;
-  const bool infinite = std::isinf(largest);
-  // Squares neither overflow nor lose bits once the largest is near 1.
-  const double scale = largest > 0.0 && !infinite
-                           ? std::ldexp(1.0, std::clamp(-std::ilogb(largest), -1022, 1022))
-                           : 1.0;
-  double total = 0.0;
-  for (const auto& [magnitude, index] : ranked) {
-    double& score = scores[static_cast<std::size_t>(index)];
-    if (infinite) {
-      score = std::isinf(magnitude) ? 1.0 : 0.0;
-      continue;
-    }
-    const double square = (magnitude * scale) * (magnitude * scale);
-    total += square;
-    score = total > 0.0 ? square / total : 0.0;
-  }
-  parallel_for(size, kGrain, [&](std::int64_t first, std::int64_t last) {
-    const kernels::FloatMode mode;
-    kernels::store(scores.data() + first, first, last - first, out);
-  });
 }
 
 void fpgm_score(const AnyView& weights, const MutableAnyView& out, const FpgmOptions& options) {
