@@ -2,6 +2,7 @@
 #include <pybind11/pybind11.h>
 
 #include "array.hpp"
+#include "misfit.hpp"
 #include "module.hpp"
 
 PYBIND11_MODULE(_core, m) {
@@ -15,4 +16,5 @@ PYBIND11_MODULE(_core, m) {
   moptcore::bindings::bind_quant_weights(quant);
   moptcore::bindings::bind_distill(m.def_submodule("distill"));
   moptcore::bindings::bind_pack(m.def_submodule("pack"));
+  moptcore::bindings::word_misfits(m);
 }

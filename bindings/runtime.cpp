@@ -6,6 +6,7 @@
 
 #include "array.hpp"
 #include "constructed.hpp"
+#include "misfit.hpp"
 #include "module.hpp"
 
 namespace moptcore::bindings {
@@ -56,4 +57,5 @@ PYBIND11_MODULE(_runtime, m) {
   m.def("dequantize", &bindings::dequantize, "q"_a, "qp"_a, "out"_a = pybind11::none(),
         "quant.dequantize(q, qp, backend=\"onednn\").");
   bindings::bind_lowrank(m.def_submodule("lowrank"));
+  bindings::word_misfits(m);
 }
