@@ -158,6 +158,48 @@ std::vector<Rank> allocate_ranks(const std::vector<std::vector<double>>& singula
       {.params = params, .error = error, .importance = importance.value_or(std::vector<double>())});
 }
 
+// NumPy arrays [k, 2], [k] and [k].
+py::tuple tucker2_choices(const Array& w) {
+  constexpr const char* kWhere = "lowrank.tucker2_choices";
+  adopt_thread_limit();
+  const std::vector<lowrank::TuckerChoice> choices = [&] {
+    const py::gil_scoped_release release;
+    return lowrank::tucker2_choices(w.view());
+  }();
+  const auto count = static_cast<std::int64_t>(choices.size());
+  Output ranks(DType::int64, {count, 2}, py::none(), kWhere);
+  Output parameters(DType::int64, {count}, py::none(), kWhere);
+  Output losses(DType::float64, {count}, py::none(), kWhere);
+  std::vector<std::int64_t> pairs;
+  std::vector<std::int64_t> held;
+  std::vector<double> lost;
+  for (const lowrank::TuckerChoice& each : choices) {
+    pairs.push_back(each.ranks.first);
+    pairs.push_back(each.ranks.second);
+    held.push_back(each.choice.parameters);
+    lost.push_back(each.choice.loss);
+  }
+  copy_elements(AnyView(pairs.data(), DType::int64, {count, 2}), ranks.view());
+  copy_elements(held, parameters.view());
+  copy_elements(lost, losses.view());
+  return py::make_tuple(ranks.take(), parameters.take(), losses.take());
+}
+
+std::vector<std::optional<std::size_t>> allocate_choices(
+    const std::vector<std::vector<std::pair<std::int64_t, double>>>& choices,
+    const std::vector<std::int64_t>& sizes, Number params, Number error,
+    const std::optional<std::vector<double>>& importance) {
+  const py::gil_scoped_release release;
+  std::vector<std::vector<lowrank::Choice>> taken;
+  for (const auto& each : choices) {
+    auto& list = taken.emplace_back();
+    for (const auto& [parameters, loss] : each) list.push_back({parameters, loss});
+  }
+  return lowrank::allocate_choices(
+      taken, sizes,
+      {.params = params, .error = error, .importance = importance.value_or(std::vector<double>())});
+}
+
 }  // namespace
 
 void bind_lowrank(py::module_ m) {
@@ -179,7 +221,7 @@ w smaller: Error, naming the largest that does.
 method "svd" is the truncated singular value decomposition, the best that there is. "randomized"
 projects w on random directions first (Halko, Martinsson and Tropp 2011) with `oversampling` more
 directions than the rank and `iterations` power iterations, drawn from `seed`: the same bits
-on the same machine and number of threads.
+on the same machine, at any number of threads.
 
 whiten is the second moment X.T @ X [n, n] of the inputs X [samples, n] of a layer: u and v then
 minimise the error of the layer's output, norm(X @ (w - u @ v).T), and energy and error mean
@@ -235,6 +277,26 @@ sqrt(sum(importance * squared error) / sum(importance * squared norm))). importa
 The steps with the most energy for a parameter come first (Everett 1963): the best allocation
 whenever they use the budget up, and otherwise less than one step from it. Error if
 rank 1 everywhere is above the budget.)");
+  m.def("tucker2_choices", &tucker2_choices, "w"_a,
+        R"(The pairs of ranks of a convolution [out, in, kh, kw] that are worth taking.
+
+Three arrays, by parameters: ranks int64 [k, 2] as `tucker2` takes them (r_out, r_in), parameters
+int64 [k] of the three factors, and losses float64 [k], the share of the squared norm that the
+higher-order SVD of these ranks loses (`tucker2` loses no more). Each pair makes w smaller and
+loses less than every pair of as many parameters or fewer; k is 0 where no pair makes w smaller.)");
+  m.def("allocate_choices", &allocate_choices, "choices"_a, "sizes"_a, "params"_a = py::none(),
+        "error"_a = py::none(), "importance"_a = py::none(),
+        R"(Which of its choices each tensor takes under one budget; None leaves a tensor as it is.
+
+choices: for each tensor, pairs (parameters, share of the squared norm that is lost) in any
+order, of any decomposition; sizes: the tensors' own parameters. A choice that makes its tensor no
+smaller is never taken. Exactly one of params (the most parameters, as a share of all
+tensors') and error (the largest sqrt(sum(importance * loss) / sum(importance))).
+importance is 1 each unless given.
+
+Steps along the lower convex hull of each tensor's choices, those that keep most for a parameter
+first (Everett 1963): the best of all wherever they use the budget up. Error if the cheapest
+choices are above the budget.)");
   m.def("largest_useful_rank", &lowrank::largest_useful_rank, "m"_a, "n"_a,
         "The largest rank r with r (m + n) < m n; 0 where none makes an m x n matrix smaller.");
 }

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 try:
     from moptcore._runtime.lowrank import (
+        allocate_choices,
         allocate_ranks,
         channel_svd,
         factorize,
@@ -13,6 +14,7 @@ try:
         singular_values,
         spatial_svd,
         tucker2,
+        tucker2_choices,
     )
 except ImportError as error:
     raise ImportError(
@@ -21,6 +23,7 @@ except ImportError as error:
     ) from error
 
 __all__ = [
+    "allocate_choices",
     "allocate_ranks",
     "channel_svd",
     "factorize",
@@ -29,4 +32,5 @@ __all__ = [
     "singular_values",
     "spatial_svd",
     "tucker2",
+    "tucker2_choices",
 ]

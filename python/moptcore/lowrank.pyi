@@ -10,6 +10,7 @@ import typing
 
 ArrayLike = typing.Any
 __all__: list[str] = [
+    "allocate_choices",
     "allocate_ranks",
     "channel_svd",
     "factorize",
@@ -18,7 +19,29 @@ __all__: list[str] = [
     "singular_values",
     "spatial_svd",
     "tucker2",
+    "tucker2_choices",
 ]
+
+def allocate_choices(
+    choices: collections.abc.Sequence[collections.abc.Sequence[tuple[int, float]]],
+    sizes: collections.abc.Sequence[int],
+    params: float | None = None,
+    error: float | None = None,
+    importance: collections.abc.Sequence[float] | None = None,
+) -> list[int | None]:
+    """
+    Which of its choices each tensor takes under one budget; None leaves a tensor as it is.
+
+    choices: for each tensor, pairs (parameters, share of the squared norm that is lost) in any
+    order, of any decomposition; sizes: the tensors' own parameters. A choice that makes its tensor no
+    smaller is never taken. Exactly one of params (the most parameters, as a share of all
+    tensors') and error (the largest sqrt(sum(importance * loss) / sum(importance))).
+    importance is 1 each unless given.
+
+    Steps along the lower convex hull of each tensor's choices, those that keep most for a parameter
+    first (Everett 1963): the best of all wherever they use the budget up. Error if the cheapest
+    choices are above the budget.
+    """
 
 def allocate_ranks(
     singular_values: collections.abc.Sequence[collections.abc.Sequence[float]],
@@ -86,7 +109,7 @@ def factorize(
     method "svd" is the truncated singular value decomposition, the best that there is. "randomized"
     projects w on random directions first (Halko, Martinsson and Tropp 2011) with `oversampling` more
     directions than the rank and `iterations` power iterations, drawn from `seed`: the same bits
-    on the same machine and number of threads.
+    on the same machine, at any number of threads.
 
     whiten is the second moment X.T @ X [n, n] of the inputs X [samples, n] of a layer: u and v then
     minimise the error of the layer's output, norm(X @ (w - u @ v).T), and energy and error mean
@@ -153,4 +176,14 @@ def tucker2(
     iteration. rank is a pair (r_out, r_in); energy, params and error choose the best pair of all by
     what the higher-order SVD keeps, which the iteration only increases. The first and last factors
     have orthonormal rows and columns. Stride, padding and dilation belong to the middle one.
+    """
+
+def tucker2_choices(w: ArrayLike) -> tuple[typing.Any, ...]:
+    """
+    The pairs of ranks of a convolution [out, in, kh, kw] that are worth taking.
+
+    Three arrays, by parameters: ranks int64 [k, 2] as `tucker2` takes them (r_out, r_in), parameters
+    int64 [k] of the three factors, and losses float64 [k], the share of the squared norm that the
+    higher-order SVD of these ranks loses (`tucker2` loses no more). Each pair makes w smaller and
+    loses less than every pair of as many parameters or fewer; k is 0 where no pair makes w smaller.
     """

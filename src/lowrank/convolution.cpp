@@ -130,19 +130,12 @@ class Tucker {
   Matrix<double> basis_in_;
 };
 
-// The best pair of ranks by what leading blocks of the full core hold.
-std::pair<std::int64_t, std::int64_t> best_ranks(const Tucker& tucker, const Matrix<double>& core,
-                                                 const Budget& budget, const char* where) {
+// Calls f(r_out, r_in, parameters, energy) for all pairs of ranks that make the weight smaller,
+// with what the leading block of the full core holds.
+template <class F>
+void for_each_pair(const Tucker& tucker, const Matrix<double>& core, F&& f) {
   const std::int64_t taps = tucker.taps();
   const std::int64_t all = tucker.out() * tucker.in() * taps;
-  const double total = tucker.squared();
-  // Squared norms are known to some 1e-14; what is asked for must not be missed by that.
-  const double enough = budget.params ? 0.0 : (1.0 - allowed_loss(budget) - 1e-13) * total;
-  const double most = budget.params ? *budget.params * static_cast<double>(all)
-                                    : std::numeric_limits<double>::infinity();
-  std::pair<std::int64_t, std::int64_t> best{0, 0};
-  std::int64_t best_cost = 0;
-  double best_energy = -1.0;
   std::vector<double> above(static_cast<std::size_t>(tucker.in()), 0.0);
   for (std::int64_t r_out = 1; r_out <= tucker.out(); ++r_out) {
     double row_energy = 0.0;
@@ -151,16 +144,34 @@ std::pair<std::int64_t, std::int64_t> best_ranks(const Tucker& tucker, const Mat
       row_energy += squared_norm({cell, static_cast<std::size_t>(taps)});
       const double energy = above[static_cast<std::size_t>(r_in - 1)] += row_energy;
       const std::int64_t cost = tucker.parameters(r_out, r_in);
-      if (cost >= all || static_cast<double>(cost) > most || energy < enough) continue;
-      const bool cheaper = cost < best_cost || (cost == best_cost && energy > best_energy);
-      const bool richer = energy > best_energy || (energy == best_energy && cost < best_cost);
-      if (best.first == 0 || (budget.params ? richer : cheaper)) {
-        best = {r_out, r_in};
-        best_cost = cost;
-        best_energy = energy;
-      }
+      if (cost < all) f(r_out, r_in, cost, energy);
     }
   }
+}
+
+// The best pair of ranks by what leading blocks of the full core hold.
+std::pair<std::int64_t, std::int64_t> best_ranks(const Tucker& tucker, const Matrix<double>& core,
+                                                 const Budget& budget, const char* where) {
+  const std::int64_t all = tucker.out() * tucker.in() * tucker.taps();
+  const double total = tucker.squared();
+  // Squared norms are known to some 1e-14; what is asked for must not be missed by that.
+  const double enough = budget.params ? 0.0 : (1.0 - allowed_loss(budget) - 1e-13) * total;
+  const double most = budget.params ? *budget.params * static_cast<double>(all)
+                                    : std::numeric_limits<double>::infinity();
+  std::pair<std::int64_t, std::int64_t> best{0, 0};
+  std::int64_t best_cost = 0;
+  double best_energy = -1.0;
+  for_each_pair(
+      tucker, core, [&](std::int64_t r_out, std::int64_t r_in, std::int64_t cost, double energy) {
+        if (static_cast<double>(cost) > most || energy < enough) return;
+        const bool cheaper = cost < best_cost || (cost == best_cost && energy > best_energy);
+        const bool richer = energy > best_energy || (energy == best_energy && cost < best_cost);
+        if (best.first == 0 || (budget.params ? richer : cheaper)) {
+          best = {r_out, r_in};
+          best_cost = cost;
+          best_energy = energy;
+        }
+      });
   if (best.first == 0 && budget.params) {
     check(
         false, where,
@@ -295,6 +306,33 @@ Sequence tucker2(const AnyView& w, const TuckerOptions& options) {
           {transposed(tucker.basis_in()).values, std::move(core.values),
            std::move(tucker.basis_out().values)},
           error};
+}
+
+std::vector<TuckerChoice> tucker2_choices(const AnyView& w) {
+  constexpr auto where = "lowrank.tucker2_choices";
+  check_weight(w, where);
+  const Shape& shape = w.shape();
+  Scaled scaled = load_scaled(w, where, "w");
+  Tucker tucker(shaped(std::move(scaled.values), shape[0], shape[1] * shape[2] * shape[3]),
+                shape[1]);
+  tucker.start();
+  const double total = tucker.squared();
+  std::vector<TuckerChoice> pairs;
+  for_each_pair(tucker, tucker.core(),
+                [&](std::int64_t r_out, std::int64_t r_in, std::int64_t cost, double energy) {
+                  const double loss =
+                      total > 0.0 ? std::clamp((total - energy) / total, 0.0, 1.0) : 0.0;
+                  pairs.push_back({{r_out, r_in}, {cost, loss}});
+                });
+  std::ranges::stable_sort(pairs, [](const TuckerChoice& a, const TuckerChoice& b) {
+    return a.choice.parameters != b.choice.parameters ? a.choice.parameters < b.choice.parameters
+                                                      : a.choice.loss < b.choice.loss;
+  });
+  std::vector<TuckerChoice> result;
+  for (const TuckerChoice& pair : pairs) {
+    if (result.empty() || pair.choice.loss < result.back().choice.loss) result.push_back(pair);
+  }
+  return result;
 }
 
 Sequence reconstruct(const std::vector<AnyView>& factors) {

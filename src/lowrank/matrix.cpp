@@ -25,7 +25,8 @@ namespace {
 using Dense = Eigen::Matrix<double, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
 using Column = Eigen::MatrixXd;
 
-constexpr std::int64_t kTile = 128;    // rows or columns that one thread computes at a time
+constexpr std::int64_t kTile = 128;  // rows or columns that one thread computes at a time
+constexpr std::int64_t kFloatTile = 256;
 constexpr std::int64_t kGrain = 8192;  // elements that it copies or adds up
 
 Eigen::Map<const Dense> map(const Matrix<double>& a) { return {a.values.data(), a.rows, a.cols}; }
@@ -111,10 +112,20 @@ Matrix<float> product(const Matrix<float>& a, bool transpose_a, const Matrix<flo
                       bool transpose_b) {
   const std::int64_t m = transpose_a ? a.cols : a.rows;
   const std::int64_t n = transpose_b ? b.rows : b.cols;
+  const std::int64_t depth = transpose_a ? a.rows : a.cols;
+  const bool by_rows = m >= n;
   Matrix<float> c(m, n);
+  const auto block = [&](std::int64_t first, std::int64_t last) {
+    const std::int64_t row = by_rows ? first : 0;
+    const std::int64_t col = by_rows ? 0 : first;
+    kernels::onednn::product_f32(
+        by_rows ? last - first : m, by_rows ? n : last - first, depth,
+        {a.values.data() + row * (transpose_a ? 1 : a.cols), a.cols, transpose_a},
+        {b.values.data() + col * (transpose_b ? b.cols : 1), b.cols, transpose_b},
+        c.values.data() + row * n + col, n);
+  };
   try {
-    kernels::onednn::product_f32(transpose_a, transpose_b, m, n, transpose_a ? a.rows : a.cols,
-                                 a.values.data(), b.values.data(), c.values.data());
+    parallel_for(by_rows ? m : n, kFloatTile, block);
   } catch (const std::runtime_error& error) {
     throw UnsupportedError(std::string("[lowrank.factorize] oneDNN refused: ") + error.what());
   }

@@ -37,8 +37,9 @@ struct Scaled {
 void store_values(std::span<const double> values, const Shape& shape, const MutableAnyView& dst,
                   const char* where, const char* argument);
 
-/// op(a) op(b), where op transposes if asked to. double is ours and gives the same bits on any
-/// number of threads; float is oneDNN's. Throws UnsupportedError where oneDNN refuses.
+/// op(a) op(b), where op transposes if asked to. Both give the same bits on any number of threads:
+/// blocks of rows or columns are computed by one each. double is ours, float oneDNN's, whose bits
+/// depend on the machine. Throws UnsupportedError where oneDNN refuses.
 [[nodiscard]] Matrix<double> product(const Matrix<double>& a, bool transpose_a,
                                      const Matrix<double>& b, bool transpose_b);
 [[nodiscard]] Matrix<float> product(const Matrix<float>& a, bool transpose_a,

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 
@@ -78,6 +79,44 @@ def test_equal_seeds_give_equal_bits_and_other_seeds_other_projections(method):
     other = lowrank.factorize(w, rank=5, method=method, seed=8)
     assert all(np.array_equal(a, b) for a, b in zip(first, again, strict=True))
     assert np.array_equal(first[0], other[0]) == (method == "svd")
+
+
+@pytest.mark.parametrize("method", ["svd", "randomized"])
+def test_the_bits_are_those_of_any_number_of_threads(method):
+    for shape in ((700, 300), (300, 700)):
+        w = draw(shape)
+        threads = mc.get_num_threads()
+        try:
+            found = []
+            for count in (1, 2, 3, 8):
+                mc.set_num_threads(count)
+                found.append(lowrank.factorize(w, rank=20, method=method))
+        finally:
+            mc.set_num_threads(threads)
+        for each in found[1:]:
+            assert all(np.array_equal(a, b) for a, b in zip(found[0], each, strict=True))
+
+
+def test_one_thread_means_one():
+    """OpenMP has its own idea of how many; its threads stay once they are there."""
+    program = """
+import os
+import numpy as np
+import moptcore as mc
+from moptcore import lowrank
+
+mc.set_num_threads(1)
+w = np.random.default_rng(0).standard_normal((1500, 1500)).astype(np.float32)
+before = len(os.listdir("/proc/self/task"))
+for method in ("randomized", "svd"):
+    lowrank.factorize(w[: 1500 if method == "randomized" else 100], rank=32, method=method)
+print(len(os.listdir("/proc/self/task")) - before)
+"""
+    environment = {**os.environ, "OMP_NUM_THREADS": "4"}
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, env=environment, check=True
+    )
+    assert done.stdout.strip() == "0"
 
 
 @pytest.mark.parametrize("method", ["svd", "randomized"])
@@ -380,6 +419,110 @@ def test_tucker_refuses_ranks_that_grow_the_weight():
         lowrank.tucker2(w, rank=(1, 1), energy=0.5)
     with pytest.raises(mc.Error, match=r"w must have shape \[out, in, kh, kw\]"):
         lowrank.tucker2(draw((8, 8)), energy=0.5)
+
+
+@pytest.mark.parametrize("shape", [(7, 5, 3, 2), (4, 6, 1, 3), (3, 2, 1, 1)])
+def test_tucker_choices_are_all_pairs_worth_taking(shape):
+    w = decaying((shape[0], np.prod(shape[1:])), 0.6, np.float64).reshape(shape)
+    energy = reference.hosvd_energy(w)
+    pairs = {
+        (a, b): (reference.tucker_parameters(shape, a, b), 1 - energy[a - 1, b - 1] / energy.max())
+        for a in range(1, shape[0] + 1)
+        for b in range(1, shape[1] + 1)
+    }
+    worth = {
+        pair: (cost, loss)
+        for pair, (cost, loss) in pairs.items()
+        if cost < w.size
+        and not any(
+            (c <= cost and x < loss - 1e-14) or (c < cost and x <= loss + 1e-14)
+            for c, x in pairs.values()
+        )
+    }
+    ranks, parameters, losses = lowrank.tucker2_choices(w)
+    assert {tuple(pair) for pair in ranks.tolist()} == set(worth)
+    assert (np.diff(parameters) > 0).all()
+    assert (np.diff(losses) < 0).all()
+    for pair, cost, loss in zip(ranks.tolist(), parameters, losses, strict=True):
+        assert worth[tuple(pair)] == (cost, pytest.approx(loss, abs=1e-13))
+        factors = lowrank.tucker2(w, rank=tuple(pair))
+        assert sum(factor.size for factor in factors) == cost
+        assert error(w, *factors) ** 2 <= (loss + 1e-12) * energy.max()
+    assert len(lowrank.tucker2_choices(np.zeros((8, 8, 3, 3), np.float32))[0]) == 1
+    with pytest.raises(mc.Error, match=r"tucker2_choices\] w must have shape \[out, in, kh, kw\]"):
+        lowrank.tucker2_choices(draw((8, 8)))
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_allocated_choices_are_the_best_of_all_for_what_they_cost(seed):
+    """Choices of no common pattern: in no order, some dominated, some larger than their tensor."""
+    rng = np.random.default_rng(seed)
+    sizes = [30, 50, 41]
+    choices = [
+        [
+            (int(p), float(x))
+            for p, x in zip(rng.integers(1, size + 5, 9), rng.random(9), strict=True)
+        ]
+        for size in sizes
+    ]
+    cheapest = sum(
+        min(*(p for p, _ in table), size) for table, size in zip(choices, sizes, strict=True)
+    )
+    for most in range(cheapest, sum(sizes) + 1, 3):
+        taken = lowrank.allocate_choices(choices, sizes, params=min((most + 0.5) / sum(sizes), 1.0))
+        found = [
+            (size, 0.0) if index is None else table[index]
+            for index, table, size in zip(taken, choices, sizes, strict=True)
+        ]
+        cost, lost = (sum(column) for column in zip(*found, strict=True))
+        assert cost <= most
+        assert all(
+            index is None or p < size
+            for index, (p, _), size in zip(taken, found, sizes, strict=True)
+        )
+        assert lost >= reference.best_choice(choices, sizes, most) - 1e-12
+        # Along the hull nothing of that cost is better; between two corners, one step at most.
+        step = max(sizes)
+        if cost - step >= cheapest:
+            assert lost <= reference.best_choice(choices, sizes, cost - step) + 1e-12
+    for allowed in (0.7, 0.4, 0.1, 0.0):
+        taken = lowrank.allocate_choices(choices, sizes, error=allowed)
+        losses = [0 if i is None else table[i][1] for i, table in zip(taken, choices, strict=True)]
+        assert sum(losses) / 3 <= allowed**2 + 1e-12
+
+
+def test_on_the_hull_choices_are_the_optimum():
+    """Convex tables: greedy steps are optimal at every budget that they meet exactly."""
+    sizes = [40, 40]
+    choices = [[(10 * k, 0.5**k) for k in (1, 2, 3)], [(10 * k, 0.1**k) for k in (1, 2, 3)]]
+    for most in range(20, 81, 10):
+        taken = lowrank.allocate_choices(choices, sizes, params=most / 80)
+        lost = sum(0 if i is None else table[i][1] for i, table in zip(taken, choices, strict=True))
+        assert lost == pytest.approx(reference.best_choice(choices, sizes, most), abs=1e-15)
+    weighted = lowrank.allocate_choices(choices, sizes, params=0.5, importance=[0, 1])
+    assert weighted == [0, 2]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "match"),
+    [
+        (([], [], 0.5), "sizes must not be empty"),
+        (([[]], [4, 5], 0.5), "choices must be as many as the sizes, 2, got 1"),
+        (([[(0, 0.5)]], [4], 0.5), "choices must have parameters >= 1, got 0"),
+        (([[(1, 1.5)]], [4], 0.5), r"choices must have a loss in \[0, 1\], got 1.5"),
+        (([[(1, float("nan"))]], [4], 0.5), "choices must have a loss"),
+        (([[(1, 0.5)]], [0], 0.5), "sizes must be >= 1, got 0"),
+        (
+            ([[(3, 0.5)]], [4], 0.5),
+            "params must allow the cheapest choice everywhere, at least 0.75",
+        ),
+        (([[(4, 0.5)]], [4], 0.5), "params must allow the cheapest choice everywhere, at least 1"),
+        (([[(1, 0.5)]], [4], 0.5, 0.5), "exactly one of params and error"),
+    ],
+)
+def test_bad_choices_are_named(arguments, match):
+    with pytest.raises(mc.Error, match=match):
+        lowrank.allocate_choices(*arguments)
 
 
 SMALL = [(6, 5), (4, 7), (5, 5)]

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import copy
 import io
+import itertools
 import warnings
 
 import moptcore as mc
@@ -14,6 +15,7 @@ from torch import nn
 
 pytest.importorskip("moptcore._runtime", reason="built without oneDNN", exc_type=ImportError)
 from moptcore import lowrank
+from reference import lowrank as reference
 
 
 class Network(nn.Module):
@@ -177,8 +179,63 @@ def test_a_budget_goes_where_it_keeps_most():
     whole = mct.factorize(copy.deepcopy(model), budget=0.9)
     assert rows(whole)["2.weight"].reason == "the budget keeps it whole"
     assert isinstance(whole.model[2], nn.Linear)
-    with pytest.raises(mc.Error, match="convolution must be 'channel' or 'spatial' with budget"):
-        mct.factorize(Network(), budget=0.5, convolution="tucker2")
+    with pytest.raises(mc.Error, match=r"budget must be within reach.*params must allow"):
+        mct.factorize(copy.deepcopy(model), budget=0.01)
+
+
+@pytest.mark.parametrize("convolution", ["channel", "spatial", "tucker2"])
+def test_a_budget_covers_convolutions_of_every_kind_and_is_the_best_of_all(convolution):
+    """Against every combination of ranks of a convolution and a linear layer."""
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(4, 6, 3, padding=1), nn.Flatten(), nn.Linear(24, 8), nn.Conv2d(2, 1, 1)
+    ).double()
+    with torch.no_grad():
+        model[0].weight *= torch.linspace(1, 0.05, 6)[:, None, None, None]
+        model[2].weight *= torch.linspace(1, 0.1, 24)
+    weight, matrix = (model[i].weight.detach().numpy() for i in (0, 2))
+    if convolution == "tucker2":
+        energy = reference.hosvd_energy(weight)
+        options = [
+            (
+                reference.tucker_parameters(weight.shape, a, b),
+                1 - energy[a - 1, b - 1] / energy.max(),
+            )
+            for a in range(1, 7)
+            for b in range(1, 5)
+        ]
+    else:
+        unfolded = reference.unfold_spatial(weight) if convolution == "spatial" else weight
+        options = reference.svd_options(unfolded.reshape(len(unfolded), -1))
+    tables = [
+        [(cost, loss) for cost, loss in table if cost < size] + [(size, 0.0)]
+        for table, size in ((options, weight.size), (reference.svd_options(matrix), matrix.size))
+    ]
+    table = [(a + b, x + y) for (a, x), (b, y) in itertools.product(*tables)]
+    total = weight.size + matrix.size + 2
+    step = max(b - a for table in tables for (a, _), (b, _) in itertools.pairwise(sorted(table)))
+    for budget in (0.3, 0.45, 0.6, 0.8):
+        result = mct.factorize(copy.deepcopy(model), budget=budget, convolution=convolution)
+        found = rows(result)
+        # [1, 2, 1, 1] has no smaller form of any rank.
+        assert found["3.weight"].reason == "no rank makes it smaller"
+        done = [found[name] for name in ("0.weight", "2.weight")]
+        cost = sum(
+            row.after["parameters"] if row.done else size
+            for row, size in zip(done, (weight.size, matrix.size), strict=True)
+        )
+        assert cost + 2 <= budget * total
+        for row in done:
+            assert row.done or row.reason == "the budget keeps it whole"
+            assert not row.done or row.after["parameters"] < row.before["parameters"]
+        lost = sum(r.after["error"] ** 2 for r in done if r.done)
+        # The best of all combinations, or of those that leave one step of a layer open.
+        open_ = (loss for other, loss in table if other <= cost - step)
+        assert lost <= min(open_, default=np.inf) + 1e-12
+        if convolution != "tucker2":  # whose iteration gains something that the table lacks
+            assert lost >= min(loss for other, loss in table if other <= budget * total) - 1e-12
+    with pytest.raises(mc.CoverageError, match=r"3\.weight"):
+        mct.factorize(copy.deepcopy(model), budget=0.5, convolution=convolution, strict=True)
 
 
 def test_layers_that_cannot_be_factorized_say_why():

@@ -55,6 +55,21 @@ def tucker_parameters(shape, r_out, r_in):
     return out * r_out + r_out * r_in * kh * kw + inputs * r_in
 
 
+def svd_options(w):
+    """(parameters, share of the squared norm lost) of each rank."""
+    s = np.linalg.svd(np.asarray(w, np.float64), compute_uv=False)
+    return [(r * sum(w.shape), np.sum(s[r:] ** 2) / np.sum(s**2)) for r in range(1, len(s) + 1)]
+
+
+def best_choice(choices, sizes, most):
+    """The least sum of losses of all combinations of at most so many parameters."""
+    tables = [[*table, (size, 0.0)] for table, size in zip(choices, sizes, strict=True)]
+    combinations = itertools.product(*tables)
+    return min(
+        sum(loss for _, loss in each) for each in combinations if sum(p for p, _ in each) <= most
+    )
+
+
 def allocation(singular_values, shapes, choice):
     """(parameters, error) of one choice of ranks; None keeps a matrix."""
     cost, loss = 0, 0.0

@@ -63,6 +63,17 @@ struct TuckerOptions {
 /// energy. Throws Error for ranks with which the factors hold as much as the weight.
 [[nodiscard]] MOPTCORE_API Sequence tucker2(const AnyView& w, const TuckerOptions& options);
 
+/// Ranks (out, in) of tucker2, what the factors hold, and the share of the squared norm that the
+/// higher-order SVD of these ranks loses; orthogonal iteration only makes that less.
+struct TuckerChoice {
+  std::pair<std::int64_t, std::int64_t> ranks;
+  Choice choice;
+};
+
+/// All pairs of ranks worth taking, by parameters: each makes w smaller, and loses less than every
+/// pair with as many parameters or fewer. Empty where no pair makes w smaller.
+[[nodiscard]] MOPTCORE_API std::vector<TuckerChoice> tucker2_choices(const AnyView& w);
+
 /// What applying `factors` in a row computes, as one weight (stride and padding apart): kernel
 /// extents add up, minus one each. Or u [m, r] and v [r, n]: their product u v.
 [[nodiscard]] MOPTCORE_API Sequence reconstruct(const std::vector<AnyView>& factors);

@@ -2,6 +2,7 @@
 // How many terms a low-rank factorization keeps: of one matrix, and of several under one budget.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <optional>
 #include <span>
@@ -28,12 +29,32 @@ struct Budget {
 }
 
 struct AllocateOptions {
-  std::optional<double> params;  ///< most parameters, as a share of all m n together, in (0, 1]
-  std::optional<double> error;   ///< largest error of all matrices together, in [0, 1)
-  /// Weight of each matrix's squared error, >= 0; empty: 1 / its squared norm, so that
-  /// the error is the root of the mean of the squared relative errors.
+  std::optional<double> params;  ///< most parameters, as a share of all tensors', in (0, 1]
+  std::optional<double> error;   ///< largest error of all tensors together, in [0, 1)
+  /// Weight of each tensor's loss, >= 0. allocate_ranks weighs squared errors, and takes 1 / the
+  /// squared norm of each matrix where this is empty, so that the error is the root of the mean of
+  /// the squared relative errors.
   std::vector<double> importance;
 };
+
+/// One way to hold a tensor.
+struct Choice {
+  std::int64_t parameters;  ///< >= 1
+  double loss;              ///< the share of the squared norm that is lost, in [0, 1]
+};
+
+/// Which of its choices each tensor takes under one budget: exactly one of `params`, a share of all
+/// `sizes` together, and `error`. std::nullopt keeps a tensor as it is, at its size and without
+/// error. Choices come in any order; those with as many parameters as the tensor or more, or with
+/// no less loss than a cheaper one, are never taken. An empty importance is 1 each.
+///
+/// The steps that buy most for a parameter are taken first, along the lower convex hull of each
+/// tensor's parameters and losses (Everett, "Generalized Lagrange multiplier method", 1963);
+/// choices between two corners are taken where the next corner does not fit. Throws Error where
+/// the cheapest choices are above the budget.
+[[nodiscard]] MOPTCORE_API std::vector<std::optional<std::size_t>> allocate_choices(
+    const std::vector<std::vector<Choice>>& choices, const std::vector<std::int64_t>& sizes,
+    const AllocateOptions& options);
 
 /// Ranks of several m x n matrices, given all singular values of each in descending order, under
 /// one budget: exactly one of params and error. std::nullopt keeps a matrix as it is, at m n

@@ -77,8 +77,8 @@ def factorize(
 
     rank, energy, params, error: for each layer alone, as in `moptcore.lowrank.factorize`.
     budget: the share of the selected weights' parameters to keep in all layers together; ranks go
-        where they keep most (`moptcore.lowrank.allocate_ranks`), so layers differ and some may
-        stay whole. Exactly one of these five.
+        where they keep most (`moptcore.lowrank.allocate_choices`, by exact spectra, for every kind
+        of `convolution`), so layers differ and some may stay whole. Exactly one of these five.
     method: "svd" or "randomized". convolution: "channel" ([r, in, kh, kw], 1 x 1), "spatial"
         (kh x 1, 1 x kw) or "tucker2" (1 x 1, kh x kw, 1 x 1; rank: a pair or one number).
     calibration: inputs of the model, a tensor, a tuple of arguments or an iterable of such
@@ -107,11 +107,6 @@ def factorize(
     for name, value in given.items():
         if name != "rank":
             number(_WHERE, name, value, 0.0, 1.0)
-    if budget is not None and convolution == "tucker2":
-        raise Error(
-            f"[{_WHERE}] convolution must be 'channel' or 'spatial' with budget (pairs of ranks "
-            "have no order), got 'tucker2'"
-        )
     root = unwrapped(model)
     parents = _parents(root)
     uses = _uses(root)
@@ -131,10 +126,8 @@ def factorize(
     }
     reasons: dict[str, str] = {}
     if budget is not None and plans:
-        for name, chosen in _allocated(plans, moments, float(budget)).items():
-            if chosen is None:
-                reasons[name] = "the budget keeps it whole"
-            choices[name] = {"rank": chosen}
+        ranks_of = _allocated(plans, moments, float(budget), reasons)
+        choices = {name: {"rank": chosen} for name, chosen in ranks_of.items()}
     factors: dict[str, Sequence[torch.Tensor]] = {}
     for name, plan in plans.items():
         if name in reasons:
@@ -268,23 +261,57 @@ def _matrix(plan: _Plan) -> torch.Tensor:
     return weight.flatten(1)
 
 
+def _candidates(
+    plan: _Plan, moment: torch.Tensor | None
+) -> tuple[list[Rank], list[tuple[int, float]]]:
+    """The ranks that make a layer smaller, with their parameters and the energy that they lose."""
+    if plan.kind == "tucker2":
+        pairs, held, losses = lowrank.tucker2_choices(plan.module.weight.detach().cpu())
+        return [(int(a), int(b)) for a, b in pairs], list(
+            zip(held.tolist(), losses.tolist(), strict=True)
+        )
+    matrix = _matrix(plan)
+    m, n = matrix.shape
+    squares = lowrank.singular_values(matrix, whiten=moment) ** 2
+    tails = np.cumsum(squares[::-1])[::-1]
+    ranks = list(range(1, min(len(squares) - 1, lowrank.largest_useful_rank(m, n)) + 1))
+    # What is zero has nothing to lose.
+    whole = float(tails[0]) or 1.0
+    return list(ranks), [(r * (m + n), min(float(tails[r]) / whole, 1.0)) for r in ranks]
+
+
 def _allocated(
-    plans: Mapping[str, _Plan], moments: Mapping[str, torch.Tensor], budget: float
-) -> dict[str, int | None]:
-    values, shapes = [], []
+    plans: Mapping[str, _Plan],
+    moments: Mapping[str, torch.Tensor],
+    budget: float,
+    reasons: dict[str, str],
+) -> dict[str, Rank]:
+    """The ranks under a common budget; `reasons` gets why the other layers have none."""
+    candidates: dict[str, tuple[list[Rank], list[tuple[int, float]]]] = {}
     for name, plan in plans.items():
-        matrix = _matrix(plan)
         try:
-            found = lowrank.singular_values(matrix, whiten=moments.get(name))
+            candidates[name] = _candidates(plan, moments.get(name))
         except NonFiniteError as failure:
             raise NonFiniteError(
                 f"[{_WHERE}] {name} must not hold NaN or infinities; nothing was changed: {failure}"
             ) from failure
-        # Rounding may leave neighbours in the wrong order.
-        values.append(np.minimum.accumulate(found).tolist())
-        shapes.append((matrix.shape[0], matrix.shape[1]))
-    ranks = lowrank.allocate_ranks(values, shapes, params=budget)
-    return dict(zip(plans, ranks, strict=True))
+    try:
+        chosen = lowrank.allocate_choices(
+            [choices for _, choices in candidates.values()],
+            [plan.module.weight.numel() for plan in plans.values()],
+            params=budget,
+        )
+    except Error as failure:
+        raise Error(f"[{_WHERE}] budget must be within reach: {failure}") from failure
+    taken: dict[str, Rank] = {}
+    for (name, (ranks, _)), index in zip(candidates.items(), chosen, strict=True):
+        if index is not None:
+            taken[name] = ranks[index]
+        elif ranks:
+            reasons[name] = "the budget keeps it whole"
+        else:
+            reasons[name] = "no rank makes it smaller"
+    return taken
 
 
 def _factors(

@@ -6,10 +6,16 @@
 
 namespace moptcore::inline v0::kernels::onednn {
 
-/// c = op(a) op(b), all row-major without gaps; op transposes where asked to. c is m x n and the
-/// products have `depth` terms. Equal bits for equal arguments on one machine at one number of
-/// threads.
-void product_f32(bool transpose_a, bool transpose_b, std::int64_t m, std::int64_t n,
-                 std::int64_t depth, const float* a, const float* b, float* c);
+/// A row-major matrix, or its transpose where asked for; `stride` elements from row to row.
+struct Operand {
+  const float* data;
+  std::int64_t stride;
+  bool transpose;
+};
+
+/// c = op(a) op(b) on the calling thread. c is m x n, contiguous rows `c_stride` elements apart,
+/// and the products have `depth` terms. Equal bits for equal arguments on one machine.
+void product_f32(std::int64_t m, std::int64_t n, std::int64_t depth, const Operand& a,
+                 const Operand& b, float* c, std::int64_t c_stride);
 
 }  // namespace moptcore::inline v0::kernels::onednn

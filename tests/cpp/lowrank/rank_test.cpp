@@ -39,6 +39,24 @@ TEST_CASE("ranks go where they buy most energy for a parameter", "[lowrank]") {
   CHECK(allocate_ranks(values, shapes, options) == Ranks{2, 2});
 }
 
+TEST_CASE("choices of any kind share a budget, and none grows its tensor", "[lowrank]") {
+  using Choices = std::vector<std::vector<lowrank::Choice>>;
+  using Taken = std::vector<std::optional<std::size_t>>;
+  // The second of the first tensor loses more than a cheaper one, and its third is no smaller.
+  const Choices choices = {{{10, 0.5}, {20, 0.6}, {100, 0.0}, {40, 0.1}}, {{30, 0.4}, {10, 0.45}}};
+  AllocateOptions options;
+  options.params = 20.0 / 150;
+  CHECK(lowrank::allocate_choices(choices, {100, 50}, options) == Taken{0, 1});
+  options.params = 50.0 / 150;
+  CHECK(lowrank::allocate_choices(choices, {100, 50}, options) == Taken{3, 1});
+  options.params = 1.0;
+  CHECK(lowrank::allocate_choices(choices, {100, 50}, options) ==
+        Taken{std::nullopt, std::nullopt});
+  options.params = 0.1;
+  CHECK_THROWS_AS(lowrank::allocate_choices(choices, {100, 50}, options), Error);
+  CHECK_THROWS_AS(lowrank::allocate_choices(choices, {100}, options), Error);
+}
+
 TEST_CASE("a budget below rank 1 everywhere is refused", "[lowrank]") {
   const std::vector<std::vector<double>> values = {{1.0, 1.0}};
   AllocateOptions options;
