@@ -11,12 +11,17 @@
 #include <charconv>
 #include <cmath>
 #include <cstring>
+#include <deque>
 #include <limits>
+#include <memory>
 #include <optional>
 #include <sstream>
+#include <utility>
+#include <variant>
 
 #include "checksum.hpp"
 #include "grid.hpp"
+#include "kernels/unpack.hpp"
 #include "layout.hpp"
 #include "rans.hpp"
 #include "stream.hpp"
@@ -25,7 +30,8 @@ namespace moptcore::inline v0::pack {
 namespace {
 
 constexpr auto kEncode = "pack.encode";
-constexpr std::uint8_t kVersion = 1;
+constexpr std::uint8_t kVersion = 2;
+constexpr int kSigned = 8;  // added to Values: zeros have signs
 // A reader that allocates the tensor first is led on by at most this factor.
 constexpr std::int64_t kMostExpansion = 1024;
 constexpr std::int64_t kTiny = 4096;
@@ -48,6 +54,17 @@ std::uint64_t load_word(const std::uint8_t* data, std::int64_t index, int width)
   return word;
 }
 
+// Calls f with the unsigned type of `width` bytes.
+template <class F>
+decltype(auto) visit_width(int width, F&& f) {
+  switch (width) {
+    case 1: return f(std::uint8_t{});
+    case 2: return f(std::uint16_t{});
+    case 4: return f(std::uint32_t{});
+    default: return f(std::uint64_t{});
+  }
+}
+
 // Bits of a number of `dtype` as a key whose unsigned order is that of the numbers.
 std::uint64_t order_key(std::uint64_t word, DType dtype) {
   const int bits = bit_width(dtype);
@@ -58,30 +75,43 @@ std::uint64_t order_key(std::uint64_t word, DType dtype) {
   return is_signed ? word ^ sign : word;
 }
 
-// None where there are more than `most` distinct elements.
-std::optional<Codebook> find_codebook(const std::uint8_t* data, std::int64_t n, DType dtype,
-                                      int most) {
-  const int width = bit_width(dtype) / 8;
+// The distinct words in the order in which they occur, and each word's number among them; false
+// for more than `most`.
+template <class Word>
+bool number_words(const std::uint8_t* data, std::int64_t n, int most,
+                  std::vector<std::uint64_t>& distinct, std::uint8_t* symbols) {
   // A hash table at most a quarter full; numbers differ mostly in their upper bits.
   constexpr int kSlotBits = 10;
-  std::array<std::uint64_t, 1 << kSlotBits> keys;
+  std::array<Word, 1 << kSlotBits> keys{};
   std::array<std::int16_t, 1 << kSlotBits> ids;
   ids.fill(-1);
-  std::vector<std::uint64_t> distinct;
-  Codebook book;
-  book.symbols.resize(static_cast<std::size_t>(n));
+  const auto* words = reinterpret_cast<const Word*>(data);
   for (std::int64_t i = 0; i < n; ++i) {
-    const std::uint64_t word = load_word(data, i, width);
+    const Word word = words[i];
     auto slot = static_cast<std::size_t>((word * 0x9E3779B97F4A7C15u) >> (64 - kSlotBits));
     while (ids[slot] >= 0 && keys[slot] != word) slot = (slot + 1) % keys.size();
     if (ids[slot] < 0) {
-      if (static_cast<int>(distinct.size()) == most) return std::nullopt;
+      if (static_cast<int>(distinct.size()) == most) return false;
       keys[slot] = word;
       ids[slot] = static_cast<std::int16_t>(distinct.size());
       distinct.push_back(word);
     }
-    book.symbols[static_cast<std::size_t>(i)] = static_cast<std::uint8_t>(ids[slot]);
+    symbols[i] = static_cast<std::uint8_t>(ids[slot]);
   }
+  return true;
+}
+
+// None where there are more than `most` distinct elements.
+std::optional<Codebook> find_codebook(const std::uint8_t* data, std::int64_t n, DType dtype,
+                                      int most) {
+  const int width = bit_width(dtype) / 8;
+  std::vector<std::uint64_t> distinct;
+  Codebook book;
+  book.symbols.resize(static_cast<std::size_t>(n));
+  const bool few = visit_width(width, [&]<class Word>(Word) {
+    return number_words<Word>(data, n, most, distinct, book.symbols.data());
+  });
+  if (!few) return std::nullopt;
   std::vector<std::uint8_t> by_value(distinct.size());
   for (std::size_t i = 0; i < by_value.size(); ++i) by_value[i] = static_cast<std::uint8_t>(i);
   std::sort(by_value.begin(), by_value.end(), [&](std::uint8_t a, std::uint8_t b) {
@@ -105,8 +135,8 @@ struct Source {
   std::int64_t n;
   DType dtype;
   const Shape* shape;
-  std::optional<Codebook> codebook;
-  std::optional<Grid> grid;
+  std::optional<Codebook> codebook = std::nullopt;
+  std::optional<Grid> grid = std::nullopt;
 
   [[nodiscard]] int width() const { return bit_width(dtype) / 8; }
   [[nodiscard]] std::int64_t last() const { return shape->empty() ? 1 : shape->back(); }
@@ -114,14 +144,19 @@ struct Source {
     return shape->rank() < 2 || (*shape)[0] == 0 ? n : n / (*shape)[0];
   }
 
+  // The codebook's size where it has no zero.
+  [[nodiscard]] int zero_symbol() const {
+    int zero = codebook->count;
+    for (int s = 0; s < codebook->count; ++s) {
+      if (load_word(codebook->elements.data(), s, width()) == 0) zero = s;
+    }
+    return zero;
+  }
+
   // What a layout chooses from: elements, or the symbols that stand for them.
   [[nodiscard]] Words words(Values values) const {
     if (values == Values::codebook) {
-      int zero = codebook->count;  // no symbol
-      for (int s = 0; s < codebook->count; ++s) {
-        if (load_word(codebook->elements.data(), s, width()) == 0) zero = s;
-      }
-      return {codebook->symbols.data(), n, 1, static_cast<std::uint64_t>(zero & 255)};
+      return {codebook->symbols.data(), n, 1, static_cast<std::uint64_t>(zero_symbol() & 255)};
     }
     if (values == Values::grid) {
       return {grid->symbols.data(), n, 1, static_cast<std::uint64_t>(-grid->low)};
@@ -130,11 +165,7 @@ struct Source {
   }
 
   [[nodiscard]] bool has_zero(Values values) const {
-    if (values != Values::codebook) return true;
-    for (int s = 0; s < codebook->count; ++s) {
-      if (load_word(codebook->elements.data(), s, width()) == 0) return true;
-    }
-    return false;
+    return values != Values::codebook || zero_symbol() < codebook->count;
   }
 
   [[nodiscard]] int symbol_width(Values values) const {
@@ -142,10 +173,9 @@ struct Source {
   }
 };
 
-Bytes prefix(DType dtype, const Shape& shape, Layout layout, Values values) {
+Bytes prefix(DType dtype, const Shape& shape, int layout_and_values) {
   Bytes out{kVersion, static_cast<std::uint8_t>(dtype),
-            static_cast<std::uint8_t>(static_cast<int>(layout) * 16 + static_cast<int>(values)),
-            static_cast<std::uint8_t>(shape.rank())};
+            static_cast<std::uint8_t>(layout_and_values), static_cast<std::uint8_t>(shape.rank())};
   for (const std::int64_t extent : shape) put_varint(out, static_cast<std::uint64_t>(extent));
   return out;
 }
@@ -156,181 +186,394 @@ void finish(Bytes& out, std::int64_t dense) {
   put_checksum(out);
 }
 
-// `nonzero` keeps the coded elements of the layouts that store those which are not zero.
-Bytes write(const Source& source, Layout layout, Values values, std::pair<int, int> group,
-            Coder coder, Bytes& nonzero) {
-  Bytes out = prefix(source.dtype, *source.shape, layout, values);
-  if (layout == Layout::nm) {
-    put_varint(out, static_cast<std::uint64_t>(group.first));
-    put_varint(out, static_cast<std::uint64_t>(group.second));
+using Piece =
+    std::variant<Bytes, std::shared_ptr<const Planned>, std::shared_ptr<const PlannedElements>>;
+
+// One way of writing the tensor, with the size that it will have.
+struct Candidate {
+  std::vector<Piece> pieces;
+  std::size_t size = 0;
+
+  void add(Bytes bytes) {
+    size += bytes.size();
+    pieces.emplace_back(std::move(bytes));
   }
-  if (values == Values::codebook) {
-    put_varint(out, static_cast<std::uint64_t>(source.codebook->count));
-    put_bytes(out, source.codebook->elements);
-  } else if (values == Values::grid) {
-    const Grid& grid = *source.grid;
-    out.push_back(static_cast<std::uint8_t>(grid.bits));
-    put_varint(out, static_cast<std::uint64_t>(-grid.low));
-    put_varint(out, static_cast<std::uint64_t>(grid.count));
-    put_varint(out, static_cast<std::uint64_t>(grid.inner));
-    put_elements(out, grid.scales, scale_width(source.dtype), true, coder);
+  template <class Plan>
+  void add(std::shared_ptr<const Plan> plan) {
+    size += plan->size;
+    pieces.emplace_back(std::move(plan));
   }
-  const Words words = source.words(values);
-  Bytes stored;
-  ByteSpan kept(words.data, static_cast<std::size_t>(words.count * words.width));
-  switch (layout) {
-    case Layout::dense: break;
-    case Layout::bitmap:
-      put_stream(out, mask_of(words), 8, coder);
-      kept = stored = nonzero_of(words);
-      break;
-    case Layout::csr: {
-      const Rows rows = rows_of(words, source.columns());
-      put_varint(out, rows.counts.size());
-      put_stream(out, rows.counts, 8, coder);
-      put_varint(out, rows.gaps.size());
-      put_stream(out, rows.gaps, 8, coder);
-      kept = stored = nonzero_of(words);
-      break;
+  template <class Plan>
+  void add(Plan plan) {
+    add(std::make_shared<const Plan>(std::move(plan)));
+  }
+
+  [[nodiscard]] Bytes write(std::int64_t dense) const {
+    Bytes out;
+    out.reserve(size + 64);
+    for (const Piece& piece : pieces) {
+      if (const auto* bytes = std::get_if<Bytes>(&piece)) put_bytes(out, *bytes);
+      else if (const auto* stream = std::get_if<1>(&piece)) put_planned(out, **stream);
+      else put_planned(out, *std::get<2>(piece));
     }
-    case Layout::nm: {
-      Groups groups = groups_of(words, group.first, group.second);
-      const int bits = place_bits(group.second);
-      put_stream(out, groups.places,
-                 one_symbol(group.first, group.second) ? group.first * bits : bits, coder);
-      stored = std::move(groups.words);
-      kept = stored;
-      break;
-    }
+    finish(out, dense);
+    return out;
   }
-  const bool shared = layout == Layout::bitmap || layout == Layout::csr;
-  Bytes own;
-  Bytes& coded = shared ? nonzero : own;
-  if (coded.empty()) {
-    if (values != Values::raw) put_stream(coded, kept, source.symbol_width(values), coder);
-    else put_elements(coded, kept, words.width, is_floating(source.dtype), coder);
-  }
-  put_bytes(out, coded);
-  finish(out, byte_count(source.dtype, source.n));
+};
+
+Bytes varint_of(std::uint64_t value) {
+  Bytes out;
+  put_varint(out, value);
   return out;
-}
-
-std::int64_t count_negative_zeros(const Source& source) {
-  if (!is_floating(source.dtype)) return 0;
-  const std::uint64_t sign = std::uint64_t{1} << (bit_width(source.dtype) - 1);
-  std::int64_t count = 0;
-  for (std::int64_t i = 0; i < source.n; ++i) {
-    count += load_word(source.data, i, source.width()) == sign ? 1 : 0;
-  }
-  return count;
-}
-
-// What was found, naming the elements -0.0: products with a mask have them, and nobody sees them.
-std::string found_text(const Source& source, std::string found) {
-  const std::int64_t count = count_negative_zeros(source);
-  if (count == 0) return found;
-  return std::move(found) + ", with " + std::to_string(count) +
-         " elements -0.0, which are not zero here: use prune.apply_mask(w, mask), which writes +0, "
-         "instead of w * mask";
 }
 
 std::string group_text(int n, int m) { return std::to_string(n) + ':' + std::to_string(m); }
 
-// The group that Layout::nm shall use, or none where the tensor has no such groups.
-std::optional<std::pair<int, int>> group_of(const Source& source, Values values,
-                                            const Encoding& encoding) {
-  const Words words = source.words(values);
-  const auto found = find_groups(words, source.last(), encoding.m);
-  if (!found || encoding.n == 0) return found;
-  return found->first <= encoding.n ? std::optional(std::pair(encoding.n, encoding.m))
-                                    : std::nullopt;
-}
+// The ways of writing one tensor.
+class Planner {
+ public:
+  Planner(Source source, const Encoding& encoding) : source_(source), encoding_(encoding) {}
 
-void prepare(Source& source, const Encoding& encoding) {
-  if (encoding.any_values || encoding.values == Values::codebook) {
-    source.codebook = find_codebook(source.data, source.n, source.dtype, 256);
-    check(source.codebook || encoding.any_values, kEncode,
+  /// Zeros have signs, which come last.
+  void sign(Bytes signs) {
+    signs_ = std::make_shared<const Planned>(plan_stream(std::move(signs), 8, encoding_.coder));
+  }
+
+  /// Throws Error where the tensor does not fit the encoding.
+  Candidate smallest() {
+    prepare();
+    for (const Values values : {Values::raw, Values::codebook, Values::grid}) {
+      if (wanted(values)) consider_all(values);
+    }
+    return std::move(*best_);
+  }
+
+ private:
+  void prepare() {
+    source_.codebook = find_codebook(source_.data, source_.n, source_.dtype, 256);
+    if (encoding_.any_values || encoding_.values == Values::grid) find_grid();
+    check(source_.codebook || encoding_.any_values || encoding_.values != Values::codebook, kEncode,
           "a tensor for codebook must have at most 256 distinct elements, got more");
   }
-  if (encoding.any_values || encoding.values == Values::grid) {
-    const int bits = encoding.bits == 0 ? 8 : encoding.bits;
-    source.grid = find_grid(source.data, source.dtype, *source.shape, bits);
-    if (!source.grid && !encoding.any_values) {
-      check<DTypeError>(is_floating(source.dtype), kEncode, "a tensor for a grid must be of floats",
-                        name(source.dtype));
-      std::ostringstream shape;
-      shape << "shape " << *source.shape;
-      throw Error(error_text(kEncode,
-                             "every element for int" + std::to_string(bits) +
-                                 " must equal scale * q with at most 2^" + std::to_string(bits) +
-                                 " consecutive integers q and a scale for the tensor, for each "
-                                 "index of an axis or for 16 to 256 elements of the last axis",
-                             found_text(source, shape.str())));
+
+  void find_grid() {
+    const int bits = encoding_.bits == 0 ? 8 : encoding_.bits;
+    // With one scale there are no more elements than integers.
+    if (source_.codebook) {
+      const Codebook& book = *source_.codebook;
+      source_.grid = pack::find_grid(book.elements.data(), source_.dtype, Shape{book.count}, bits);
+      if (source_.grid) {
+        const Bytes integers = std::move(source_.grid->symbols);
+        source_.grid->inner = source_.n;
+        source_.grid->symbols.resize(book.symbols.size());
+        std::transform(book.symbols.begin(), book.symbols.end(), source_.grid->symbols.begin(),
+                       [&](std::uint8_t symbol) { return integers[symbol]; });
+      }
+    }
+    if (!source_.grid) {
+      source_.grid = find_grids(source_.data, source_.dtype, *source_.shape, bits);
+    }
+    if (source_.grid || encoding_.any_values) return;
+    check<DTypeError>(is_floating(source_.dtype), kEncode, "a tensor for a grid must be of floats",
+                      name(source_.dtype));
+    std::ostringstream shape;
+    shape << "shape " << *source_.shape;
+    throw Error(error_text(kEncode,
+                           "every element for int" + std::to_string(bits) +
+                               " must equal scale * q with at most 2^" + std::to_string(bits) +
+                               " consecutive integers q and a scale for the tensor, for each "
+                               "index of an axis or for 16 to 256 elements of the last axis",
+                           shape.str()));
+  }
+
+  [[nodiscard]] bool wanted(Values values) const {
+    if (!encoding_.any_values) return values == encoding_.values;
+    switch (values) {
+      // Symbols say the same in an eighth of the bytes; only what is tiny pays for no table at all.
+      case Values::raw: return source_.n <= kTiny || (!source_.codebook && !source_.grid);
+      case Values::codebook: return source_.codebook.has_value();
+      default: return source_.grid.has_value();
     }
   }
+
+  void consider(Candidate&& candidate, Layout layout) {
+    if (signs_) candidate.add(signs_);
+    // A mask says in one symbol where eight elements are: of two that are as small, it is decoded
+    // in less time.
+    const std::size_t cost =
+        candidate.size + (layout == Layout::bitmap ? 0 : candidate.size / 1024);
+    if (best_ && cost >= best_cost_) return;
+    best_cost_ = cost;
+    best_ = std::move(candidate);
+  }
+
+  void consider_all(Values values) {
+    nonzero_elements_.reset();
+    nonzero_symbols_.reset();
+    mask_.reset();
+    if (!source_.has_zero(values)) {
+      // All words are stored whatever the layout: dense says it in fewer bytes.
+      if (!encoding_.any_layout || encoding_.layout == Layout::dense || encoding_.any_values) {
+        consider(dense(values), Layout::dense);
+      }
+      return;
+    }
+    if (!encoding_.any_layout) {
+      consider(with_layout(encoding_.layout, values), encoding_.layout);
+      return;
+    }
+    const std::int64_t n = source_.n;
+    const std::int64_t zeros = n - count_nonzero(source_.words(values));
+    const bool tiny = n <= kTiny;
+    // With many zeros among elements the other layouts say all that repeats, and much sooner.
+    if (values != Values::raw || tiny || zeros * 4 < n) consider(dense(values), Layout::dense);
+    // Fewer zeros than these never pay for saying where they are.
+    if (zeros * 64 >= n) consider(with_layout(Layout::bitmap, values), Layout::bitmap);
+    if (zeros * 2 >= n && (tiny || gaps_pay(values, zeros))) {
+      consider(with_layout(Layout::csr, values), Layout::csr);
+    }
+    if (zeros * 4 >= n) {
+      // Groups that store many zeros with the others are those of no pattern.
+      const auto group = group_of(values);
+      if (group && (tiny || n / group->second * group->first * 4 <= (n - zeros) * 5)) {
+        consider(with_layout(Layout::nm, values), Layout::nm);
+      }
+    }
+  }
+
+  // Whether gaps between elements may be said in fewer bytes than a bit for each: where hardly any
+  // are left, or where they repeat. Independent zeros take the same bytes either way.
+  bool gaps_pay(Values values, std::int64_t zeros) {
+    constexpr std::int64_t kPart = std::int64_t{1} << 14;
+    if (zeros >= source_.n - source_.n / 50 || mask(values).coder != Coder::rans) return true;
+    Words words = source_.words(values);
+    Histogram gaps{};
+    Histogram bytes{};
+    const std::int64_t step = words.count / 4 / 8 * 8;
+    for (std::int64_t part = 0; part < 4; ++part) {
+      const std::int64_t first = part * step;
+      Words some = words;
+      some.data += first * words.width;
+      some.count = std::min(kPart, step);
+      for (const std::uint8_t gap : rows_of(some, some.count).gaps) ++gaps[gap];
+      for (std::int64_t i = first / 8; i < (first + some.count) / 8; ++i) {
+        ++bytes[mask(values).symbols[static_cast<std::size_t>(i)]];
+      }
+    }
+    return entropy_bytes(gaps) < 0.98 * entropy_bytes(bytes);
+  }
+
+  std::optional<std::pair<int, int>> group_of(Values values) const {
+    const auto found = find_groups(source_.words(values), source_.last(), encoding_.m);
+    if (!found || encoding_.n == 0) return found;
+    return found->first <= encoding_.n ? std::optional(std::pair(encoding_.n, encoding_.m))
+                                       : std::nullopt;
+  }
+
+  std::pair<int, int> group_or_throw(Values values) const {
+    if (const auto found = group_of(values)) return *found;
+    const std::string rule =
+        encoding_.n == 0
+            ? "a tensor for nm must have groups of 2, 4, 8 or 16 elements of the last axis with a "
+              "zero in each"
+            : "every " + std::to_string(encoding_.m) +
+                  " elements of the last axis must have at most " + std::to_string(encoding_.n) +
+                  " that are not zero for " + group_text(encoding_.n, encoding_.m);
+    throw Error(error_text(kEncode, rule, encoding_.n == 0 ? "none" : "more"));
+  }
+
+  [[nodiscard]] Bytes head(Layout layout, Values values) const {
+    return prefix(
+        source_.dtype, *source_.shape,
+        static_cast<int>(layout) * 16 + static_cast<int>(values) + (signs_ ? kSigned : 0));
+  }
+
+  void add_table(Candidate& candidate, Values values) const {
+    Bytes out;
+    if (values == Values::codebook) {
+      put_varint(out, static_cast<std::uint64_t>(source_.codebook->count));
+      put_bytes(out, source_.codebook->elements);
+      candidate.add(std::move(out));
+    } else if (values == Values::grid) {
+      const Grid& grid = *source_.grid;
+      out.push_back(static_cast<std::uint8_t>(grid.bits));
+      put_varint(out, static_cast<std::uint64_t>(-grid.low));
+      put_varint(out, static_cast<std::uint64_t>(grid.count));
+      put_varint(out, static_cast<std::uint64_t>(grid.inner));
+      candidate.add(std::move(out));
+      candidate.add(plan_elements(grid.scales, scale_width(source_.dtype), true, encoding_.coder));
+    }
+  }
+
+  void add_words(Candidate& candidate, ByteSpan words, Values values) const {
+    if (values == Values::raw) {
+      candidate.add(
+          plan_elements(words, source_.width(), is_floating(source_.dtype), encoding_.coder));
+    } else {
+      candidate.add(plan_stream(words, source_.symbol_width(values), encoding_.coder));
+    }
+  }
+
+  Candidate dense(Values values) const {
+    Candidate candidate;
+    candidate.add(head(Layout::dense, values));
+    add_table(candidate, values);
+    const Words words = source_.words(values);
+    add_words(candidate, {words.data, static_cast<std::size_t>(words.count * words.width)}, values);
+    return candidate;
+  }
+
+  const Planned& mask(Values values) {
+    if (!mask_) {
+      mask_ = std::make_shared<const Planned>(
+          plan_stream(mask_of(source_.words(values)), 8, encoding_.coder));
+    }
+    return *mask_;
+  }
+
+  // Those that are not zero, as two layouts store them.
+  void add_nonzero(Candidate& candidate, Values values) {
+    if (!nonzero_symbols_ && !nonzero_elements_) {
+      Candidate words;
+      kept_.push_back(nonzero_of(source_.words(values)));
+      add_words(words, kept_.back(), values);
+      if (values == Values::raw) nonzero_elements_ = std::get<2>(words.pieces[0]);
+      else nonzero_symbols_ = std::get<1>(words.pieces[0]);
+    }
+    if (values == Values::raw) candidate.add(nonzero_elements_);
+    else candidate.add(nonzero_symbols_);
+  }
+
+  Candidate with_layout(Layout layout, Values values) {
+    if (layout == Layout::dense) return dense(values);
+    Candidate candidate;
+    candidate.add(head(layout, values));
+    const Words words = source_.words(values);
+    const std::pair<int, int> group =
+        layout == Layout::nm ? group_or_throw(values) : std::pair<int, int>();
+    if (layout == Layout::nm) {
+      candidate.add(varint_of(static_cast<std::uint64_t>(group.first)));
+      candidate.add(varint_of(static_cast<std::uint64_t>(group.second)));
+    }
+    add_table(candidate, values);
+    switch (layout) {
+      case Layout::bitmap:
+        mask(values);
+        candidate.add(mask_);
+        add_nonzero(candidate, values);
+        break;
+      case Layout::csr: {
+        Rows rows = rows_of(words, source_.columns());
+        candidate.add(varint_of(rows.counts.size()));
+        candidate.add(plan_stream(std::move(rows.counts), 8, encoding_.coder));
+        candidate.add(varint_of(rows.gaps.size()));
+        candidate.add(plan_stream(std::move(rows.gaps), 8, encoding_.coder));
+        add_nonzero(candidate, values);
+        break;
+      }
+      default: {
+        Groups groups = groups_of(words, group.first, group.second);
+        const int bits = place_bits(group.second);
+        candidate.add(plan_stream(std::move(groups.places),
+                                  one_symbol(group.first, group.second) ? group.first * bits : bits,
+                                  encoding_.coder));
+        kept_.push_back(std::move(groups.words));
+        add_words(candidate, kept_.back(), values);
+      }
+    }
+    return candidate;
+  }
+
+  Source source_;
+  Encoding encoding_;
+  std::shared_ptr<const Planned> signs_;
+  std::optional<Candidate> best_;
+  std::size_t best_cost_ = 0;
+  // Of the kind of values at hand.
+  std::shared_ptr<const Planned> mask_;
+  std::shared_ptr<const Planned> nonzero_symbols_;
+  std::shared_ptr<const PlannedElements> nonzero_elements_;
+  std::deque<Bytes> kept_;  // what plans look at
+};
+
+template <class Word>
+constexpr Word kSignBit = static_cast<Word>(Word{1} << (8 * sizeof(Word) - 1));
+
+std::int64_t count_words(const std::uint8_t* data, std::int64_t n, int width, bool negative) {
+  return visit_width(width, [&]<class Word>(Word) {
+    const auto* words = reinterpret_cast<const Word*>(data);
+    const Word zero = negative ? kSignBit<Word> : Word{0};
+    std::int64_t count = 0;
+    for (std::int64_t i = 0; i < n; ++i) count += words[i] == zero ? 1 : 0;
+    return count;
+  });
 }
 
-Bytes smallest(const Source& source, const Encoding& encoding) {
-  Bytes best;
-  const auto consider = [&best](Bytes&& made) {
-    if (best.empty() || made.size() < best.size()) best = std::move(made);
-  };
-  for (const Values values : {Values::raw, Values::codebook, Values::grid}) {
-    if (encoding.any_values ? (values == Values::codebook && !source.codebook) ||
-                                  (values == Values::grid && !source.grid)
-                            : values != encoding.values) {
-      continue;
-    }
-    // Symbols say the same in an eighth of the bytes; only what is tiny pays for no table at all.
-    if (encoding.any_values && values == Values::raw && source.n > kTiny &&
-        (source.codebook || source.grid)) {
-      continue;
-    }
-    Bytes nonzero;
-    const bool has_zero = source.has_zero(values);
-    const std::int64_t zeros =
-        has_zero ? source.n - count_nonzero(source.words(values)) : std::int64_t{0};
-    for (const Layout layout : {Layout::dense, Layout::bitmap, Layout::csr, Layout::nm}) {
-      if (!encoding.any_layout && layout != encoding.layout) continue;
-      if (encoding.any_layout) {
-        // With many zeros among elements the layouts below say all that repeats, and much sooner.
-        const bool many = values == Values::raw && source.n > kTiny && zeros * 4 >= source.n;
-        if (layout == Layout::dense && many) continue;
-        // Fewer zeros than these never pay for saying where they are.
-        if (layout == Layout::bitmap && zeros * 64 < source.n) continue;
-        if (layout == Layout::csr && zeros * 2 < source.n) continue;
-        if (layout == Layout::nm && zeros * 4 < source.n) continue;
+// -0.0 becomes 0; a bit for each zero of the result, set where it was negative.
+Bytes take_signs(std::uint8_t* data, std::int64_t n, int width) {
+  return visit_width(width, [&]<class Word>(Word) {
+    auto* words = reinterpret_cast<Word*>(data);
+    Bytes signs;
+    unsigned byte = 0;
+    int filled = 0;
+    for (std::int64_t i = 0; i < n; ++i) {
+      const Word word = words[i];
+      if (static_cast<Word>(word << 1) != 0) continue;
+      words[i] = 0;
+      byte |= static_cast<unsigned>(word != 0) << filled;
+      if (++filled == 8) {
+        signs.push_back(static_cast<std::uint8_t>(byte));
+        byte = 0;
+        filled = 0;
       }
-      // Without a zero, all words are stored whatever the layout: dense says it in fewer bytes.
-      if (!has_zero && layout != Layout::dense) {
-        if (!encoding.any_layout)
-          consider(write(source, Layout::dense, values, {}, encoding.coder, nonzero));
-        continue;
-      }
-      std::pair<int, int> group{0, 0};
-      if (layout == Layout::nm) {
-        const auto found = group_of(source, values, encoding);
-        if (!found) {
-          if (!encoding.any_layout) {
-            const std::string rule =
-                encoding.n == 0
-                    ? "a tensor for nm must have groups of 2, 4, 8 or 16 elements of the last axis "
-                      "with a zero in each"
-                    : "every " + std::to_string(encoding.m) +
-                          " elements of the last axis must have at most " +
-                          std::to_string(encoding.n) + " that are not zero for " +
-                          group_text(encoding.n, encoding.m);
-            throw Error(
-                error_text(kEncode, rule, found_text(source, encoding.n == 0 ? "none" : "more")));
-          }
-          continue;
-        }
-        group = *found;
-      }
-      consider(write(source, layout, values, group, encoding.coder, nonzero));
     }
+    if (filled > 0) signs.push_back(static_cast<std::uint8_t>(byte));
+    return signs;
+  });
+}
+
+void put_signs(ByteSpan signs, std::uint8_t* data, std::int64_t n, int width) {
+  visit_width(width, [&]<class Word>(Word) {
+    auto* words = reinterpret_cast<Word*>(data);
+    std::size_t zero = 0;
+    for (std::int64_t i = 0; i < n; ++i) {
+      if (words[i] != 0) continue;
+      if ((signs[zero / 8] >> (zero % 8) & 1u) != 0) words[i] = kSignBit<Word>;
+      ++zero;
+    }
+  });
+}
+
+// The smallest of what `encoding` allows; the tensor without elements has no such.
+Bytes encode_elements(const Source& source, const Encoding& encoding) {
+  const std::int64_t dense = byte_count(source.dtype, source.n);
+  const int width = source.width();
+  const std::int64_t negative =
+      is_floating(source.dtype) ? count_words(source.data, source.n, width, true) : 0;
+  Planner plain(source, encoding);
+  if (negative == 0) return plain.smallest().write(dense);
+
+  PoolBuffer copy = pool_allocate(dense);
+  auto* data = static_cast<std::uint8_t*>(copy.get());
+  std::memcpy(data, source.data, static_cast<std::size_t>(dense));
+  Bytes signs = take_signs(data, source.n, width);
+  Source unsigned_source = source;
+  unsigned_source.data = data;
+  Planner with_signs(unsigned_source, encoding);
+  with_signs.sign(std::move(signs));
+  // As many as these are said apart in no more bytes than as values among the others.
+  if (encoding.any_values && source.n > kTiny && negative * 64 >= source.n) {
+    return with_signs.smallest().write(dense);
   }
-  return best;
+  std::optional<Candidate> as_values;
+  try {
+    as_values = plain.smallest();
+  } catch (const Error&) {
+    // Then it fits without the signs, or the error is thrown there.
+    return with_signs.smallest().write(dense);
+  }
+  Candidate apart = with_signs.smallest();
+  return (apart.size < as_values->size ? apart : *as_values).write(dense);
 }
 
 // ---- Reading ------------------------------------------------------------------------------------
@@ -340,13 +583,15 @@ struct Header {
   Shape shape;
   Layout layout = Layout::dense;
   Values values = Values::raw;
+  bool is_signed = false;
   std::int64_t n = 0;
   std::int64_t dense = 0;
 };
 
 Header read_header(Cursor& cursor, std::size_t size) {
   const int version = cursor.u8();
-  check<FormatError>(version == kVersion, kDecode, "the version of the format must be 1", version);
+  check<FormatError>(version >= 1 && version <= kVersion, kDecode,
+                     "the version of the format must be 1 or 2", version);
   Header header;
   const int dtype = cursor.u8();
   check<FormatError>(dtype <= static_cast<int>(DType::boolean), kDecode,
@@ -355,10 +600,14 @@ Header read_header(Cursor& cursor, std::size_t size) {
   const int kind = cursor.u8();
   check<FormatError>(kind / 16 <= static_cast<int>(Layout::nm), kDecode,
                      "the number of a layout must be at most 3", kind / 16);
-  check<FormatError>(kind % 16 <= static_cast<int>(Values::grid), kDecode,
-                     "the number of a kind of values must be at most 2", kind % 16);
+  header.is_signed = version > 1 && (kind & kSigned) != 0;
+  const int values = kind % 16 - (header.is_signed ? kSigned : 0);
+  check<FormatError>(values <= static_cast<int>(Values::grid), kDecode,
+                     "the number of a kind of values must be at most 2", values);
+  check<FormatError>(!header.is_signed || is_floating(header.dtype), kDecode,
+                     "zeros with signs must be of floats", name(header.dtype));
   header.layout = static_cast<Layout>(kind / 16);
-  header.values = static_cast<Values>(kind % 16);
+  header.values = static_cast<Values>(values);
   const int rank = cursor.u8();
   check<FormatError>(rank <= kMaxRank, kDecode, "a tensor must have at most 16 dimensions", rank);
   const std::int64_t most = static_cast<std::int64_t>(size) * kMostExpansion;
@@ -386,24 +635,27 @@ Header read_header(Cursor& cursor, std::size_t size) {
 
 // Elements of the table in the order of `symbols`, all of which it has.
 void look_up(ByteSpan symbols, ByteSpan table, int width, std::uint8_t* out) {
-  const auto copy = [&]<class Word>(Word) {
+  visit_width(width, [&]<class Word>(Word) {
     std::array<Word, 256> words{};
     std::memcpy(words.data(), table.data(), table.size());
+    auto* elements = reinterpret_cast<Word*>(out);
     parallel_for(static_cast<std::int64_t>(symbols.size()), kGrain,
                  [&](std::int64_t first, std::int64_t last) {
                    for (std::int64_t i = first; i < last; ++i) {
-                     std::memcpy(out + i * static_cast<std::int64_t>(sizeof(Word)),
-                                 &words[symbols[static_cast<std::size_t>(i)]], sizeof(Word));
+                     elements[i] = words[symbols[static_cast<std::size_t>(i)]];
                    }
                  });
-  };
-  switch (width) {
-    case 1: copy(std::uint8_t{}); break;
-    case 2: copy(std::uint16_t{}); break;
-    case 4: copy(std::uint32_t{}); break;
-    default: copy(std::uint64_t{});
-  }
+  });
 }
+
+// Bytes that are written before they are read, with room behind them for vectors.
+struct Scratch {
+  explicit Scratch(std::int64_t bytes)
+      : memory(pool_allocate(bytes + kernels::kExpandSlack)),
+        span(static_cast<std::uint8_t*>(memory.get()), static_cast<std::size_t>(bytes)) {}
+  PoolBuffer memory;
+  std::span<std::uint8_t> span;
+};
 
 // Puts the elements at `out`, which has room for header.dense bytes; returns what the encoding is
 // called, without its coders.
@@ -505,40 +757,64 @@ std::string read_elements(Cursor& cursor, const Header& header, std::vector<Stre
     }
   }
 
-  const int word = symbols ? 1 : width;
-  Bytes sparse;
-  Bytes dense;
-  std::uint8_t* words = out;
+  // What stands for zero elements is zero, so a codebook may be looked up before its elements are
+  // put in their places, and a scale be applied that all of them have.
+  const bool sparse = header.layout != Layout::dense;
+  const bool one_scale = header.values == Values::grid && grid.count == 1;
+  const bool early = !symbols || header.values == Values::codebook || one_scale;
+  const std::int64_t stored_bytes = stored_count * width;
+  std::optional<Scratch> elements;
+  std::span<std::uint8_t> stored(out, static_cast<std::size_t>(stored_bytes));
+  if (sparse) stored = elements.emplace(stored_bytes).span;
+  std::optional<Scratch> indices;
   if (symbols) {
-    dense.resize(static_cast<std::size_t>(n));
-    words = dense.data();
-  }
-  std::span<std::uint8_t> stored(words, static_cast<std::size_t>(stored_count * word));
-  if (header.layout != Layout::dense) {
-    sparse.resize(static_cast<std::size_t>(stored_count * word));
-    stored = sparse;
-  }
-  if (symbols) {
-    streams.take(stored, bits, "symbols");
+    streams.take(indices.emplace(stored_count).span, bits, "symbols");
+    const ByteSpan taken = indices->span;
     if (header.values == Values::codebook) {
       std::uint8_t largest = 0;
-      for (const std::uint8_t symbol : stored) largest = std::max(largest, symbol);
+      for (const std::uint8_t symbol : taken) largest = std::max(largest, symbol);
       check<FormatError>(
-          largest < book.count, kDecode,
+          stored_count == 0 || largest < book.count, kDecode,
           "an index must be below the size of its codebook, " + std::to_string(book.count),
           static_cast<int>(largest));
+      look_up(taken, book.elements, width, stored.data());
+    } else if (one_scale) {
+      grid.inner = std::max<std::int64_t>(stored_count, 1);
+      apply_grid(grid, taken.data(), stored_count, header.dtype, stored.data());
     }
   } else {
     streams.take_elements(stored, width, is_floating(header.dtype), "elements");
   }
+
+  ByteSpan words = stored;
+  int word = width;
+  std::uint64_t missing = 0;
+  std::uint8_t* to = out;
+  std::optional<Scratch> spread;
+  if (!early) {
+    words = indices->span;
+    word = 1;
+    missing = zero;
+    if (sparse) to = spread.emplace(n).span.data();
+  }
   switch (header.layout) {
     case Layout::dense: break;
-    case Layout::bitmap: expand_mask(mask, stored, word, zero, n, words); break;
-    case Layout::csr: expand_rows(counts, places, stored, word, zero, rows, n / rows, words); break;
-    case Layout::nm: expand_groups(places, stored, word, zero, group_n, group_m, n, words);
+    case Layout::bitmap: expand_mask(mask, words, word, missing, n, to); break;
+    case Layout::csr: expand_rows(counts, places, words, word, missing, rows, n / rows, to); break;
+    case Layout::nm: expand_groups(places, words, word, missing, group_n, group_m, n, to);
   }
-  if (header.values == Values::codebook) look_up(dense, book.elements, width, out);
-  if (header.values == Values::grid) apply_grid(grid, dense.data(), n, header.dtype, out);
+  if (!early) {
+    apply_grid(grid, sparse ? to : indices->span.data(), n, header.dtype, out);
+  }
+  if (header.is_signed) {
+    const std::int64_t zeros = count_words(out, n, width, false);
+    check<FormatError>(zeros > 0, kDecode, "zeros with signs must be there, zeros", zeros);
+    Bytes signs(static_cast<std::size_t>((zeros + 7) / 8));
+    streams.take(signs, 8, "signs");
+    check_mask(signs, zeros);
+    put_signs(signs, out, n, width);
+    text += "+signs";
+  }
   return text;
 }
 
@@ -583,6 +859,12 @@ PoolBuffer contiguous(const AnyView& tensor) {
       pool_allocate(std::max<std::int64_t>(byte_count(tensor.dtype(), tensor.size()), 1));
   copy_elements(tensor, MutableAnyView(copy.get(), tensor.dtype(), tensor.shape()));
   return copy;
+}
+
+bool is_aligned(const void* data, DType dtype) {
+  return reinterpret_cast<std::uintptr_t>(data) %
+             static_cast<std::uintptr_t>(bit_width(dtype) / 8) ==
+         0;
 }
 
 void check_dtype(DType dtype, const char* where) {
@@ -670,29 +952,22 @@ std::vector<std::uint8_t> encode(const AnyView& tensor, const Encoding& encoding
         kEncode, "n:m must have n in [1, m) and m at most 256", group_text(encoding.n, encoding.m));
   check(encoding.bits >= 0 && encoding.bits <= 8, kEncode, "bits must be in [0, 8]", encoding.bits);
   PoolBuffer copy;
-  const bool aligned = reinterpret_cast<std::uintptr_t>(tensor.data()) %
-                           static_cast<std::uintptr_t>(bit_width(tensor.dtype()) / 8) ==
-                       0;
-  if (!tensor.is_contiguous() || !aligned) copy = contiguous(tensor);
-  Source source{static_cast<const std::uint8_t*>(copy ? copy.get() : tensor.data()),
-                tensor.size(),
-                tensor.dtype(),
-                &tensor.shape(),
-                std::nullopt,
-                std::nullopt};
-  Bytes plain = prefix(source.dtype, tensor.shape(), Layout::dense, Values::raw);
+  if (!tensor.is_contiguous() || !is_aligned(tensor.data(), tensor.dtype())) {
+    copy = contiguous(tensor);
+  }
+  const Source source{static_cast<const std::uint8_t*>(copy ? copy.get() : tensor.data()),
+                      tensor.size(), tensor.dtype(), &tensor.shape()};
+  Bytes plain = prefix(source.dtype, tensor.shape(), 0);
   const std::int64_t dense = byte_count(source.dtype, source.n);
   if (source.n > 0) {
-    prepare(source, encoding);
-    Bytes best = smallest(source, encoding);
+    Bytes best = encode_elements(source, encoding);
     // What putting them down as they are takes: modes, coder, length, checksum.
-    Bytes length;
-    put_varint(length, static_cast<std::uint64_t>(dense));
+    const Bytes length = varint_of(static_cast<std::uint64_t>(dense));
     if (best.size() <= plain.size() + 2 + length.size() + static_cast<std::size_t>(dense) + 4) {
       return best;
     }
-    put_elements(plain, ByteSpan(source.data, static_cast<std::size_t>(dense)), 1, false,
-                 Coder::raw);
+    put_planned(
+        plain, plan_elements({source.data, static_cast<std::size_t>(dense)}, 1, false, Coder::raw));
   }
   finish(plain, dense);
   return plain;
@@ -727,7 +1002,7 @@ void decode(std::span<const std::uint8_t> bytes, const MutableAnyView& out) {
     rule << "out must have shape " << header.shape;
     throw Error(error_text(kDecode, rule.str(), out.shape()));
   }
-  if (out.is_contiguous()) {
+  if (out.is_contiguous() && is_aligned(out.data(), header.dtype)) {
     read_all(cursor, header, nullptr, static_cast<std::uint8_t*>(out.data()));
     return;
   }

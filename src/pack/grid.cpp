@@ -4,6 +4,7 @@
 #include <moptcore/core/parallel.hpp>
 
 #include <algorithm>
+#include <atomic>
 #include <bit>
 #include <cmath>
 #include <cstring>
@@ -66,9 +67,15 @@ struct Group {
   }
 };
 
+// As std::nearbyint below 2^51, without a call.
+inline double nearest(double value) {
+  constexpr double kShift = 0x1.8p52;
+  return value + kShift - kShift;
+}
+
 template <class T>
 int integer_of(T value, double scale) {
-  return static_cast<int>(std::nearbyint(to_double(value) / scale));
+  return static_cast<int>(nearest(to_double(value) / scale));
 }
 
 // Half the distance to the next number of T, so that scale * q rounds to value between them.
@@ -94,7 +101,7 @@ std::optional<ScaleOf<T>> scale_near(const Group<T>& group, double guess, double
   const bool common = group.all([&](T value) {
     const double magnitude = std::fabs(to_double(value));
     if (magnitude == 0.0) return true;
-    const double q = std::nearbyint(magnitude / guess);
+    const double q = nearest(magnitude / guess);
     if (q == 0.0) return false;
     const double half = half_step<T>(magnitude);
     low = std::max(low, (magnitude - half) / q);
@@ -110,7 +117,7 @@ std::optional<ScaleOf<T>> scale_near(const Group<T>& group, double guess, double
     for (const S scale : {below, above}) {
       if (!(scale > 0) || !std::isfinite(scale)) continue;
       const bool fits = group.all([&](T value) {
-        const double q = std::nearbyint(to_double(value) / static_cast<double>(scale));
+        const double q = nearest(to_double(value) / static_cast<double>(scale));
         return std::fabs(q) <= largest &&
                word_of(on_grid<T>(scale, static_cast<int>(q))) == word_of(value);
       });
@@ -157,12 +164,21 @@ std::optional<Grid> try_grid(const T* elements, std::int64_t n, std::int64_t cou
   std::vector<S> scales(static_cast<std::size_t>(count));
   const std::int64_t outer = n / (count * inner);
   const int largest = std::min(kLargest, (1 << bits) - 1);
-  for (std::int64_t g = 0; g < count; ++g) {
-    const Group<T> group{elements + g * inner, outer, count * inner, inner};
-    const auto scale = scale_of(group, largest);
-    if (!scale) return std::nullopt;
-    scales[static_cast<std::size_t>(g)] = *scale;
-  }
+  // The first scale tells nearly always whether there are any.
+  std::atomic<bool> all{true};
+  const auto find_scales = [&](std::int64_t first, std::int64_t last) {
+    for (std::int64_t g = first; g < last && all.load(std::memory_order_relaxed); ++g) {
+      const Group<T> group{elements + g * inner, outer, count * inner, inner};
+      const auto scale = scale_of(group, largest);
+      if (!scale) all.store(false, std::memory_order_relaxed);
+      else scales[static_cast<std::size_t>(g)] = *scale;
+    }
+  };
+  find_scales(0, 1);
+  if (!all) return std::nullopt;
+  parallel_for(count - 1, std::max<std::int64_t>(kGrain * count / n, 1),
+               [&](std::int64_t first, std::int64_t last) { find_scales(first + 1, last + 1); });
+  if (!all) return std::nullopt;
   Grid grid;
   grid.count = count;
   grid.inner = inner;
@@ -190,11 +206,11 @@ std::optional<Grid> try_grid(const T* elements, std::int64_t n, std::int64_t cou
 }
 
 template <class T>
-std::optional<Grid> find(const std::uint8_t* bytes, const Shape& shape, int bits) {
+std::optional<Grid> find(const std::uint8_t* bytes, const Shape& shape, int bits, bool several) {
   const auto* elements = reinterpret_cast<const T*>(bytes);
   const std::int64_t n = element_count(shape);
   if (n == 0) return std::nullopt;
-  if (auto grid = try_grid(elements, n, 1, n, bits)) return grid;
+  if (!several) return try_grid(elements, n, 1, n, bits);
   std::int64_t inner = n;
   for (int axis = 0; axis < shape.rank(); ++axis) {
     inner /= shape[axis];
@@ -226,17 +242,27 @@ void apply(const Grid& grid, const std::uint8_t* symbols, std::int64_t n, std::u
   });
 }
 
+std::optional<Grid> find(const std::uint8_t* elements, DType dtype, const Shape& shape, int bits,
+                         bool several) {
+  switch (dtype) {
+    case DType::float64: return find<double>(elements, shape, bits, several);
+    case DType::float32: return find<float>(elements, shape, bits, several);
+    case DType::float16: return find<float16>(elements, shape, bits, several);
+    case DType::bfloat16: return find<bfloat16>(elements, shape, bits, several);
+    default: return std::nullopt;
+  }
+}
+
 }  // namespace
 
 std::optional<Grid> find_grid(const std::uint8_t* elements, DType dtype, const Shape& shape,
                               int bits) {
-  switch (dtype) {
-    case DType::float64: return find<double>(elements, shape, bits);
-    case DType::float32: return find<float>(elements, shape, bits);
-    case DType::float16: return find<float16>(elements, shape, bits);
-    case DType::bfloat16: return find<bfloat16>(elements, shape, bits);
-    default: return std::nullopt;
-  }
+  return find(elements, dtype, shape, bits, false);
+}
+
+std::optional<Grid> find_grids(const std::uint8_t* elements, DType dtype, const Shape& shape,
+                               int bits) {
+  return find(elements, dtype, shape, bits, true);
 }
 
 void apply_grid(const Grid& grid, const std::uint8_t* symbols, std::int64_t n, DType dtype,

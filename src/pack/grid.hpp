@@ -23,10 +23,14 @@ struct Grid {
   Bytes symbols;           ///< q - low
 };
 
-/// The coarsest of: one scale, one along an axis, one for every 16 to 256 elements of the last
-/// axis. None unless the integers of the whole tensor span less than 2^bits.
+/// With one scale. None unless the integers span less than 2^bits.
 [[nodiscard]] std::optional<Grid> find_grid(const std::uint8_t* elements, DType dtype,
                                             const Shape& shape, int bits);
+
+/// With several: the coarsest of one along an axis, one for every 16 to 256 elements of the last
+/// axis. None unless the integers of the whole tensor span less than 2^bits.
+[[nodiscard]] std::optional<Grid> find_grids(const std::uint8_t* elements, DType dtype,
+                                             const Shape& shape, int bits);
 
 /// Elements [0, n) from their symbols; `scales` holds `grid.count` of them.
 void apply_grid(const Grid& grid, const std::uint8_t* symbols, std::int64_t n, DType dtype,

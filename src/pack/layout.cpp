@@ -9,6 +9,8 @@
 #include <cstring>
 #include <vector>
 
+#include "kernels/unpack.hpp"
+
 namespace moptcore::inline v0::pack {
 namespace {
 
@@ -56,30 +58,24 @@ std::int64_t count_nonzero(const Words& words) {
 Bytes mask_of(const Words& words) {
   Bytes mask(static_cast<std::size_t>((words.count + 7) / 8));
   visit_width(words.width, [&]<class Word>(Word) {
-    const auto zero = static_cast<Word>(words.zero);
     parallel_for(words.count, kGrain, [&](std::int64_t first, std::int64_t last) {
-      for (std::int64_t at = first; at < last; at += 8) {
-        unsigned bits = 0;
-        const std::int64_t end = std::min<std::int64_t>(8, last - at);
-        for (std::int64_t i = 0; i < end; ++i) {
-          bits |= static_cast<unsigned>(load<Word>(words.data, at + i) != zero) << i;
-        }
-        mask[static_cast<std::size_t>(at / 8)] = static_cast<std::uint8_t>(bits);
-      }
+      kernels::mark(reinterpret_cast<const Word*>(words.data) + first,
+                    static_cast<Word>(words.zero), last - first, mask.data() + first / 8);
     });
   });
   return mask;
 }
 
 Bytes nonzero_of(const Words& words) {
+  const Bytes mask = mask_of(words);
   Bytes stored;
   visit_width(words.width, [&]<class Word>(Word) {
-    const auto zero = static_cast<Word>(words.zero);
-    stored.resize(static_cast<std::size_t>(count_nonzero(words)) * sizeof(Word));
-    std::int64_t at = 0;
-    for (std::int64_t i = 0; i < words.count; ++i) {
-      const Word word = load<Word>(words.data, i);
-      if (word != zero) store(stored.data(), at++, word);
+    stored.resize(static_cast<std::size_t>(count_bits(mask)) * sizeof(Word));
+    auto* to = reinterpret_cast<Word*>(stored.data());
+    const auto* from = reinterpret_cast<const Word*>(words.data);
+    for (const std::uint8_t byte : mask) {
+      for (unsigned bits = byte; bits != 0; bits &= bits - 1) *to++ = from[std::countr_zero(bits)];
+      from += 8;
     }
   });
   return stored;
@@ -166,9 +162,7 @@ std::optional<std::pair<int, int>> find_groups(const Words& words, std::int64_t 
 }
 
 std::int64_t count_bits(ByteSpan mask) noexcept {
-  std::int64_t bits = 0;
-  for (const std::uint8_t byte : mask) bits += std::popcount(byte);
-  return bits;
+  return kernels::count_bits(mask.data(), static_cast<std::int64_t>(mask.size()));
 }
 
 void check_mask(ByteSpan mask, std::int64_t count) {
@@ -190,15 +184,10 @@ void expand_mask(ByteSpan mask, ByteSpan stored, int width, std::uint64_t zero, 
   }
   visit_width(width, [&]<class Word>(Word) {
     parallel_blocks(count, kGrain, [&](std::int64_t block, std::int64_t first, std::int64_t last) {
-      std::int64_t at = starts[static_cast<std::size_t>(block)];
-      for (std::int64_t i = first; i < last; i += 8) {
-        unsigned bits = mask[static_cast<std::size_t>(i / 8)];
-        const std::int64_t end = std::min<std::int64_t>(8, last - i);
-        for (std::int64_t j = 0; j < end; ++j) store(words, i + j, static_cast<Word>(zero));
-        for (; bits != 0; bits &= bits - 1) {
-          store(words, i + std::countr_zero(bits), load<Word>(stored.data(), at++));
-        }
-      }
+      kernels::expand(
+          mask.data() + first / 8,
+          reinterpret_cast<const Word*>(stored.data()) + starts[static_cast<std::size_t>(block)],
+          static_cast<Word>(zero), last - first, reinterpret_cast<Word*>(words) + first);
     });
   });
 }

@@ -14,7 +14,7 @@
 
 namespace moptcore::inline v0::pack {
 
-/// A tensor of `count` words without gaps.
+/// A tensor of `count` words without gaps, aligned to them.
 struct Words {
   const std::uint8_t* data;
   std::int64_t count;
@@ -57,6 +57,7 @@ struct Groups {
 // The way back; each throws FormatError for what the functions above do not make.
 void check_mask(ByteSpan mask, std::int64_t count);
 [[nodiscard]] std::int64_t count_bits(ByteSpan mask) noexcept;
+/// Behind `stored` there are kernels::kExpandSlack bytes that may be read.
 void expand_mask(ByteSpan mask, ByteSpan stored, int width, std::uint64_t zero, std::int64_t count,
                  std::uint8_t* words);
 [[nodiscard]] std::int64_t sum_counts(ByteSpan counts, std::int64_t rows, std::int64_t columns);

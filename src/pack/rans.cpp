@@ -7,6 +7,9 @@
 #include <bit>
 #include <cmath>
 #include <limits>
+#include <numeric>
+
+#include "kernels/unpack.hpp"
 
 namespace moptcore::inline v0::pack {
 namespace {
@@ -31,21 +34,22 @@ Frequencies normalize(const Histogram& histogram) {
     frequencies[s] = static_cast<std::uint32_t>(std::max(1.0, std::floor(share + 0.5)));
     sum += frequencies[s];
   }
-  while (sum != kScale) {
-    const int step = sum < kScale ? 1 : -1;
-    int best = -1;
-    double least = std::numeric_limits<double>::infinity();
-    for (int s = 0; s < 256; ++s) {
-      if (histogram[s] == 0 || frequencies[s] + step == 0) continue;
-      const double f = frequencies[s];
-      const double cost = static_cast<double>(histogram[s]) * (std::log2(f) - std::log2(f + step));
-      if (cost < least) {
-        least = cost;
-        best = s;
-      }
+  // What one step of each symbol costs; only that of the symbol that took one changes.
+  const auto cost_of = [&](int s, int step) {
+    if (histogram[s] == 0 || frequencies[s] + step == 0) {
+      return std::numeric_limits<double>::infinity();
     }
+    const double f = frequencies[s];
+    return static_cast<double>(histogram[s]) * (std::log2(f) - std::log2(f + step));
+  };
+  const int step = sum < kScale ? 1 : -1;
+  std::array<double, 256> costs;
+  for (int s = 0; s < 256 && sum != kScale; ++s) costs[s] = cost_of(s, step);
+  for (; sum != kScale; sum += step) {
+    const auto best =
+        static_cast<int>(std::min_element(costs.begin(), costs.end()) - costs.begin());
     frequencies[best] += step;
-    sum += step;
+    costs[best] = cost_of(best, step);
   }
   return frequencies;
 }
@@ -112,8 +116,15 @@ Frequencies take_frequencies(Cursor& cursor) {
   return frequencies;
 }
 
-int lane_bits(std::size_t symbols) {
-  return symbols < 4096 ? 0 : symbols < 32768 ? 1 : symbols < 131072 ? 2 : 3;
+// Each lane costs 4 bytes a block: so many that this is less than a 400th of what they hold, and
+// 32 where it can be, as those are decoded in vectors.
+int lane_bits(const Histogram& histogram) {
+  const std::int64_t total = std::accumulate(histogram.begin(), histogram.end(), std::int64_t{0});
+  const double bytes = entropy_bytes(histogram) *
+                       std::min(1.0, static_cast<double>(kBlock) / static_cast<double>(total));
+  constexpr double kShare = 400.0 * sizeof(std::uint32_t);
+  if (bytes >= 32 * kShare) return 5;
+  return bytes >= 8 * kShare ? 3 : bytes >= 4 * kShare ? 2 : bytes >= 2 * kShare ? 1 : 0;
 }
 
 struct Coding {
@@ -124,30 +135,35 @@ struct Coding {
 };
 
 Bytes encode_block(ByteSpan symbols, const std::array<Coding, 256>& codings, int lanes) {
-  std::array<std::uint32_t, 8> states;
+  std::array<std::uint32_t, kernels::kRansLanes> states;
   states.fill(kLow);
-  std::vector<std::uint16_t> words;
-  words.reserve(symbols.size() / 2 + 16);
+  // Filled from the end, as the decoder takes words in the other direction; no symbol has two.
+  std::vector<std::uint16_t> words(symbols.size());
+  std::uint16_t* const end = words.data() + words.size();
+  std::uint16_t* word = end;
   const auto mask = static_cast<std::size_t>(lanes - 1);
   for (std::size_t i = symbols.size(); i-- > 0;) {
     const Coding& c = codings[symbols[i]];
     std::uint32_t x = states[i & mask];
-    if (x >= c.limit) {
-      words.push_back(static_cast<std::uint16_t>(x));
-      x >>= 16;
-    }
+    // Written always and kept where it counts: a branch would be wrong every other time. A word is
+    // kept at most once a symbol, so the place before the last kept one is there.
+    const std::uint32_t full = x >= c.limit ? 1u : 0u;
+    word[-1] = static_cast<std::uint16_t>(x);
+    word -= full;
+    x >>= 16 * full;
     const auto quotient =
         c.frequency == 1
             ? x
             : static_cast<std::uint32_t>((static_cast<unsigned __int128>(x) * c.inverse) >> 64);
     states[i & mask] = (quotient << kScaleBits) + (x - quotient * c.frequency) + c.start;
   }
+  const std::size_t head = 4 * static_cast<std::size_t>(lanes);
   Bytes out;
-  out.reserve(words.size() * 2 + 4 * static_cast<std::size_t>(lanes));
-  for (int lane = 0; lane < lanes; ++lane) put_u32(out, states[lane]);
-  for (std::size_t w = words.size(); w-- > 0;) {
-    out.push_back(static_cast<std::uint8_t>(words[w]));
-    out.push_back(static_cast<std::uint8_t>(words[w] >> 8));
+  out.reserve(head + 2 * static_cast<std::size_t>(end - word));
+  for (int lane = 0; lane < lanes; ++lane) put_u32(out, states[static_cast<std::size_t>(lane)]);
+  for (; word != end; ++word) {
+    out.push_back(static_cast<std::uint8_t>(*word));
+    out.push_back(static_cast<std::uint8_t>(*word >> 8));
   }
   return out;
 }
@@ -165,7 +181,8 @@ template <int kLanes>
 void decode_block(ByteSpan coded, const Table& table, std::span<std::uint8_t> symbols) {
   check<FormatError>(coded.size() >= 4 * kLanes, kDecode, "a block must hold its states, bytes",
                      coded.size());
-  std::uint32_t x[kLanes];
+  kernels::RansReader reader;
+  std::uint32_t* const x = reader.states;
   for (int lane = 0; lane < kLanes; ++lane) {
     x[lane] = load_u32(coded.data() + 4 * lane);
     check<FormatError>(x[lane] >= kLow, kDecode, "a state must be at least 65536", x[lane]);
@@ -174,17 +191,28 @@ void decode_block(ByteSpan coded, const Table& table, std::span<std::uint8_t> sy
   const std::uint8_t* const end = coded.data() + coded.size();
   std::uint8_t* out = symbols.data();
   std::size_t left = symbols.size();
-  while (left >= kLanes && end - word >= 2 * kLanes) {
-    for (int lane = 0; lane < kLanes; ++lane) {
-      const std::uint32_t y = advance(table, x[lane], out + lane);
-      // A branch here would be wrong every other time.
-      const bool low = y < kLow;
-      const std::uint32_t filled = (y << 16) | (word[0] | static_cast<std::uint32_t>(word[1]) << 8);
-      x[lane] = low ? filled : y;
-      word += low ? 2 : 0;
+  if constexpr (kLanes == kernels::kRansLanes) {
+    reader.word = word;
+    reader.end = end;
+    const std::int64_t done =
+        kernels::rans_rounds(table.data(), reader, out, static_cast<std::int64_t>(left));
+    word = reader.word;
+    out += done;
+    left -= static_cast<std::size_t>(done);
+  } else {
+    while (left >= kLanes && end - word >= 2 * kLanes) {
+      for (int lane = 0; lane < kLanes; ++lane) {
+        const std::uint32_t y = advance(table, x[lane], out + lane);
+        // A branch here would be wrong every other time.
+        const bool low = y < kLow;
+        const std::uint32_t filled =
+            (y << 16) | (word[0] | static_cast<std::uint32_t>(word[1]) << 8);
+        x[lane] = low ? filled : y;
+        word += low ? 2 : 0;
+      }
+      out += kLanes;
+      left -= kLanes;
     }
-    out += kLanes;
-    left -= kLanes;
   }
   for (int lane = 0; left > 0; --left, ++out, lane = (lane + 1) % kLanes) {
     x[lane] = advance(table, x[lane], out);
@@ -198,7 +226,7 @@ void decode_block(ByteSpan coded, const Table& table, std::span<std::uint8_t> sy
     }
   }
   bool whole = word == end;
-  for (const std::uint32_t state : x) whole = whole && state == kLow;
+  for (int lane = 0; lane < kLanes; ++lane) whole = whole && x[lane] == kLow;
   check<FormatError>(whole, kDecode, "a block must end with its last symbol, bytes left",
                      end - word);
 }
@@ -229,6 +257,27 @@ double entropy_bytes(const Histogram& histogram) {
   return bits / 8.0;
 }
 
+std::size_t rans_bytes(const Histogram& histogram) {
+  const Frequencies frequencies = normalize(histogram);
+  Bytes table;
+  put_frequencies(table, frequencies);
+  double bits = 0.0;
+  std::int64_t total = 0;
+  for (int s = 0; s < 256; ++s) {
+    if (histogram[s] == 0) continue;
+    total += histogram[s];
+    bits += static_cast<double>(histogram[s]) *
+            (kScaleBits - std::log2(static_cast<double>(frequencies[s])));
+  }
+  const std::int64_t blocks = block_count(total, kBlock);
+  const int lanes = lane_bits(histogram);
+  const double block = bits / 8.0 / static_cast<double>(blocks);
+  Bytes length;
+  put_varint(length, static_cast<std::uint64_t>(block));
+  return 1 + table.size() + static_cast<std::size_t>(std::ceil(bits / 8.0)) +
+         static_cast<std::size_t>(blocks) * (length.size() + (std::size_t{4} << lanes));
+}
+
 Bytes rans_encode(ByteSpan symbols, const Histogram& histogram) {
   const Frequencies frequencies = normalize(histogram);
   std::array<Coding, 256> codings{};
@@ -240,7 +289,7 @@ Bytes rans_encode(ByteSpan symbols, const Histogram& histogram) {
                   static_cast<std::uint64_t>(f) << (32 - kScaleBits), start, f};
     start += f;
   }
-  const int lanes = lane_bits(symbols.size());
+  const int lanes = lane_bits(histogram);
   std::vector<Bytes> blocks(
       static_cast<std::size_t>(block_count(static_cast<std::int64_t>(symbols.size()), kBlock)));
   parallel_blocks(static_cast<std::int64_t>(symbols.size()), kBlock,
@@ -263,8 +312,8 @@ Bytes rans_encode(ByteSpan symbols, const Histogram& histogram) {
 void rans_decode(ByteSpan coded, std::span<std::uint8_t> symbols) {
   Cursor cursor(coded);
   const int lanes = cursor.u8();
-  check<FormatError>(lanes <= 3, kDecode, "a block must have 1, 2, 4 or 8 lanes, their log2",
-                     lanes);
+  check<FormatError>(lanes <= 3 || lanes == 5, kDecode,
+                     "a block must have 1, 2, 4, 8 or 32 lanes, their log2", lanes);
   const Frequencies frequencies = take_frequencies(cursor);
   Table table;
   std::uint32_t slot = 0;
@@ -290,7 +339,8 @@ void rans_decode(ByteSpan coded, std::span<std::uint8_t> symbols) {
       case 0: decode_block<1>(bytes, table, part); break;
       case 1: decode_block<2>(bytes, table, part); break;
       case 2: decode_block<4>(bytes, table, part); break;
-      default: decode_block<8>(bytes, table, part);
+      case 3: decode_block<8>(bytes, table, part); break;
+      default: decode_block<kernels::kRansLanes>(bytes, table, part);
     }
   });
 }

@@ -10,18 +10,50 @@
 #include <vector>
 
 #include "bytes.hpp"
+#include "rans.hpp"
 
 namespace moptcore::inline v0::pack {
 
 /// Bits of the symbols 0 to `largest`: 1 to 8.
 [[nodiscard]] int symbol_bits(int largest) noexcept;
 
-/// Appends `symbols`, each below 2^bits, coded by `coder` or the best. Nothing of an empty run.
-/// Where every symbol is the same, that is Coder::fill whatever was asked for.
+/// A run of symbols with the coder chosen for it; coded when it is put down.
+struct Planned {
+  Planned() = default;
+  Planned(const Planned&) = delete;  // `symbols` may point into `own`
+  Planned& operator=(const Planned&) = delete;
+  Planned(Planned&&) noexcept = default;
+  Planned& operator=(Planned&&) noexcept = default;
+  ~Planned() = default;
+
+  Bytes own;         ///< the symbols, unless they are somebody else's
+  ByteSpan symbols;  ///< each below 2^bits
+  int bits = 8;
+  Histogram histogram{};
+  Coder coder = Coder::raw;
+  Bytes coded;           ///< where choosing has coded it
+  std::size_t size = 0;  ///< of all that put_planned appends; of Coder::rans within few bytes
+};
+
+/// `coder` or the smallest. Where every symbol is the same, that is Coder::fill whatever was asked
+/// for. The symbols must outlive the plan.
+[[nodiscard]] Planned plan_stream(ByteSpan symbols, int bits, Coder coder);
+[[nodiscard]] Planned plan_stream(Bytes&& symbols, int bits, Coder coder);
+
+/// Appends the stream. Nothing of an empty run.
+void put_planned(Bytes& out, const Planned& plan);
+
 void put_stream(Bytes& out, ByteSpan symbols, int bits, Coder coder);
 
-/// Appends whole elements of `width` bytes; see encoding.hpp. Floats are rotated in planes.
-void put_elements(Bytes& out, ByteSpan elements, int width, bool floating, Coder coder);
+/// Whole elements of `width` bytes as one stream or as their planes; see encoding.hpp. Floats are
+/// rotated in planes.
+struct PlannedElements {
+  std::vector<Planned> streams;
+  std::size_t size = 0;
+};
+[[nodiscard]] PlannedElements plan_elements(ByteSpan elements, int width, bool floating,
+                                            Coder coder);
+void put_planned(Bytes& out, const PlannedElements& plan);
 
 /// Reads streams in the order in which they were written, and keeps what it saw.
 class StreamReader {

@@ -68,6 +68,44 @@ std::vector<std::uint8_t> with_bundle(const std::uint8_t* data, std::size_t size
   return bytes;
 }
 
+// A stream of the coder rans behind a right header: data[0] picks its lanes, data[1] the symbols.
+void decode_rans(const std::uint8_t* data, std::size_t size) {
+  if (size < 2) return;
+  const std::size_t symbols = 64 + std::size_t{data[1]} * 4;
+  constexpr std::uint8_t kLanes[] = {0, 1, 2, 3, 5, 5, 5, 4};
+  std::vector<std::uint8_t> bytes = {2, static_cast<std::uint8_t>(DType::uint8), 0, 1};
+  const auto put = [&](std::size_t number) {
+    for (; number >= 128; number >>= 7) bytes.push_back(static_cast<std::uint8_t>(number | 128));
+    bytes.push_back(static_cast<std::uint8_t>(number));
+  };
+  put(symbols);
+  bytes.insert(bytes.end(), {0, static_cast<std::uint8_t>(pack::Coder::rans)});
+  put(size - 1);
+  bytes.push_back(kLanes[data[0] % 8]);
+  bytes.insert(bytes.end(), data + 2, data + size);
+  decode(sealed(bytes.data(), bytes.size()));
+}
+
+// Zeros of both signs, as products with a mask have them.
+void round_trip_signs(Input& input) {
+  const DType dtype = input.floating();
+  const Tensor made(dtype, input.shape());
+  const std::int64_t width = bit_width(dtype) / 8;
+  for (std::int64_t i = 0; i < made.bytes; i += width) {
+    const auto kind = input.take<std::uint8_t>();
+    auto* element = made.memory.get() + i;
+    // The byte with the sign, and one of few other values.
+    if (kind % 4 == 0) element[width - 1] = std::byte{0x80};
+    if (kind % 4 == 1) element[width - 1] = static_cast<std::byte>(0x3e | (kind & 0x80));
+  }
+  constexpr const char* kEncodings[] = {"auto", "bitmap",  "csr+raw", "codebook",
+                                        "int8", "nm+int4", "2:4",     "dense+plain"};
+  const auto bytes = pack::encode(made.view, pack::parse_encoding(kEncodings[input.between(0, 7)]));
+  const Tensor back(dtype, made.view.shape());
+  pack::decode(bytes, back.view);
+  require(back.same_bits(made));
+}
+
 void round_trip(Input& input) {
   constexpr DType kDTypes[] = {DType::float64,  DType::float32, DType::float16,
                                DType::bfloat16, DType::int32,   DType::int8};
@@ -87,14 +125,16 @@ void round_trip(Input& input) {
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
   if (size == 0) return 0;
   try {
-    switch (data[0] % 5) {
+    switch (data[0] % 7) {
       case 0: decode(sealed(data + 1, size - 1)); break;
       case 1: read({data + 1, size - 1}); break;
       case 2: read(with_header(data + 1, size - 1)); break;
       case 3: read(with_bundle(data + 1, size - 1)); break;
+      case 4: decode_rans(data + 1, size - 1); break;
       default: {
         Input input(data + 1, size - 1);
-        round_trip(input);
+        if (data[0] % 7 == 5) round_trip(input);
+        else round_trip_signs(input);
       }
     }
   } catch (const Error&) {  // no format of ours, or a tensor that does not fit

@@ -2,15 +2,18 @@
 // One tensor as a string of bytes: which elements are stored, as what, and how they are coded.
 //
 // The bytes (integers little-endian, `varint` is LEB128):
-//   u8 version = 1, u8 dtype, u8 layout * 16 + values, u8 rank, varint extents[rank]
+//   u8 version = 2, u8 dtype, u8 layout * 16 + values (+ 8 where zeros have signs), u8 rank,
+//   varint extents[rank]
 //   layout nm:       varint n, varint m
 //   values codebook: varint k, then k elements; grid: u8 bits, varint -low, varint count,
 //                    varint inner; the scale of element i is number (i / inner) % count
-//   the streams of the scales (grid), of the layout and of the elements or their symbols
+//   the streams of the scales (grid), of the layout, of the elements or their symbols, and of the
+//   signs: a bit for each zero, the first in the lowest bit of a byte, set where it is -0.0
 //   zeros, where the tensor has more than 1024 times the bytes so far
 //   u32 CRC-32 (as of zlib) of all bytes before it
 // Streams in this order: those of the layout are the mask; counts and gaps, each after a varint
 // length; places.
+// Version 1, which is read as well, has no signs and no streams of rANS with 32 lanes.
 // A stream is u8 coder, then varint length and that many bytes (fill: the one symbol). Elements as
 // they are have a byte in front: 0, one stream of their bytes; 1, one stream for each byte of
 // theirs, the lowest first, floats rotated left by one so that a byte holds the exponent.
@@ -36,7 +39,8 @@ enum class Layout : std::uint8_t {
   nm,      ///< n of every m consecutive elements of the last axis, and where they are
 };
 
-/// As what they are stored. Zero is the element whose bits are all 0; -0.0 is not.
+/// As what they are stored. Zero is the element whose bits are all 0; -0.0 is one with a sign, or
+/// a value like others, whichever is smaller.
 enum class Values : std::uint8_t {
   raw,       ///< themselves
   codebook,  ///< 1 to 8 bit indices into the table of the distinct elements
@@ -49,10 +53,11 @@ enum class Coder : std::uint8_t {
   zstd,  ///< a frame of Zstandard over one byte a symbol
   rans,  ///< static order-0 range asymmetric numeral systems, Duda, arXiv:1311.2540
   fill,  ///< one symbol over and over
-  best,  ///< in an Encoding: whichever is smallest
+  best,  ///< in an Encoding: whichever is smallest, as far as samples of the stream tell
 };
 
-/// What `encode` shall do: by default whatever makes the tensor smallest.
+/// What `encode` shall do: by default whatever makes the tensor smallest; of two that are within a
+/// permille, that with a bitmap, which is decoded in the least time.
 struct Encoding {
   bool any_layout = true;
   bool any_values = true;
@@ -71,7 +76,7 @@ struct Encoding {
 
 /// One coded run of symbols inside the bytes.
 struct Stream {
-  std::string name;  ///< mask, counts, gaps, places, scales, elements, plane 0, ...
+  std::string name;  ///< mask, counts, gaps, places, scales, elements, plane 0, signs, ...
   Coder coder = Coder::raw;
   int bits = 8;              ///< of a symbol
   std::int64_t symbols = 0;  ///< how many

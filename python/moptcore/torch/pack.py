@@ -31,7 +31,7 @@ def save_packed(
 
     The file is a standard safetensors file (see `moptcore.pack.save`), the tensors are stored bit
     for bit, and tied tensors once. Tensors of any device. Returns the bytes of the file. Pruned
-    weights that a mask multiplication made -0.0 stay -0.0, which costs a bit each.
+    weights that a mask multiplication made -0.0 stay -0.0, which costs at most a bit for each zero.
 
     Of what `prepare_qat` gave, what="deployed" stores the weights on their grids, so that they
     take the bytes of their integers, and the scales: loaded into the same kind of model they

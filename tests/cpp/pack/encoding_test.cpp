@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+#include <moptcore/core/isa.hpp>
 #include <moptcore/pack/encoding.hpp>
 
 #include <array>
@@ -54,6 +55,25 @@ TEST_CASE("Every encoding gives back the bits it was given", "[pack]") {
   const Description description = describe(bytes);
   CHECK(description.shape == Shape{n});
   CHECK(description.dense_bytes == 4 * n);
+}
+
+TEST_CASE("Bytes and elements are the same on every instruction set", "[pack]") {
+  std::vector<float> tensor = sparse_grid(700'001);
+  for (std::size_t i = 0; i < tensor.size(); i += 7) tensor[i] = -tensor[i];  // some are -0.0
+  std::vector<std::vector<std::uint8_t>> made;
+  for (const std::string& isa : available_isas()) {
+    CAPTURE(isa);
+    set_max_isa(isa);
+    for (const char* encoding : {"auto", "dense+codebook+rans", "bitmap+raw+rans"}) {
+      CAPTURE(encoding);
+      made.push_back(encode(tensor, parse_encoding(encoding)));
+      CHECK((made.size() <= 3 || made.back() == made[made.size() - 4]));
+      std::vector<float> back(tensor.size(), -1.0f);
+      decode(made.back(), back);
+      CHECK(std::memcmp(back.data(), tensor.data(), tensor.size() * 4) == 0);
+    }
+  }
+  set_max_isa("");
 }
 
 TEST_CASE("A stream of rANS is within a permille of its entropy", "[pack]") {
