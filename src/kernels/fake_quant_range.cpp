@@ -24,18 +24,18 @@ HWY_INLINE V RangeValue(D d, V x, const Lane<V>& grid) {
   return hn::IfThenElse(hn::Eq(grid.scale, zero), zero, y);
 }
 
-template <bool kMultiply, class Grids>
-HWY_INLINE void FakeQuantRangeBy(const float* src, std::int64_t n, const Grids& grids, float* dst,
-                                 std::uint8_t* bits) {
+template <bool kMultiply, class S, class Grids>
+HWY_INLINE void FakeQuantRangeBy(const S* src, std::int64_t n, const Grids& grids, S* dst,
+                                 std::uint8_t* bits, bool stream) {
   const hn::ScalableTag<float> d;
   using V = hn::Vec<std::remove_const_t<decltype(d)>>;
   using M = hn::Mask<std::remove_const_t<decltype(d)>>;
   if (bits == nullptr) {
-    ForEachLane<false>(d, src, n, grids, dst, bits, [d](V x, const Lane<V>& grid, M&) HWY_ATTR {
-      return RangeValue<kMultiply>(d, x, grid);
-    });
+    ForEachLane<false>(d, src, n, grids, dst, bits, stream,
+                       [d](V x, const Lane<V>& grid, M&)
+                           HWY_ATTR { return RangeValue<kMultiply>(d, x, grid); });
   } else {
-    ForEachLane<true>(d, src, n, grids, dst, bits,
+    ForEachLane<true>(d, src, n, grids, dst, bits, stream,
                       [d](V x, const Lane<V>& grid, M& inside) HWY_ATTR {
                         inside = hn::Or(hn::And(hn::Ge(x, grid.low), hn::Le(x, grid.high)),
                                         hn::Eq(grid.scale, hn::Zero(d)));
@@ -44,27 +44,46 @@ HWY_INLINE void FakeQuantRangeBy(const float* src, std::int64_t n, const Grids& 
   }
 }
 
-template <class Grids>
-HWY_INLINE void FakeQuantRange(const float* src, std::int64_t n, const Grids& grids, bool multiply,
-                               float* dst, std::uint8_t* bits) {
+template <template <class> class Grids, class S, class Source>
+HWY_INLINE void FakeQuantRange(const S* src, std::int64_t n, const Source& source, bool multiply,
+                               S* dst, std::uint8_t* bits, bool stream) {
+  const hn::ScalableTag<float> d;
+  const Grids<std::remove_const_t<decltype(d)>> grids(d, source);
   if (multiply) {
-    FakeQuantRangeBy<true>(src, n, grids, dst, bits);
+    FakeQuantRangeBy<true>(src, n, grids, dst, bits, stream);
   } else {
-    FakeQuantRangeBy<false>(src, n, grids, dst, bits);
+    FakeQuantRangeBy<false>(src, n, grids, dst, bits, stream);
   }
 }
 
-void FakeQuantRangeOne(const float* src, std::int64_t n, const GridStep<float>& grid, bool multiply,
-                       float* dst, std::uint8_t* bits) {
-  const hn::ScalableTag<float> d;
-  FakeQuantRange(src, n, OneGrid<std::remove_const_t<decltype(d)>>(d, grid), multiply, dst, bits);
+void FakeQuantRangeOneF32(const float* src, std::int64_t n, const GridStep<float>& grid,
+                          bool multiply, float* dst, std::uint8_t* bits, bool stream) {
+  FakeQuantRange<OneGrid>(src, n, grid, multiply, dst, bits, stream);
 }
 
-void FakeQuantRangeMany(const float* src, std::int64_t n, const GridTable<float>& grids,
-                        bool multiply, float* dst, std::uint8_t* bits) {
-  const hn::ScalableTag<float> d;
-  FakeQuantRange(src, n, ManyGrids<std::remove_const_t<decltype(d)>>(d, grids), multiply, dst,
-                 bits);
+void FakeQuantRangeManyF32(const float* src, std::int64_t n, const GridTable<float>& grids,
+                           bool multiply, float* dst, std::uint8_t* bits, bool stream) {
+  FakeQuantRange<ManyGrids>(src, n, grids, multiply, dst, bits, stream);
+}
+
+void FakeQuantRangeOneF16(const float16* src, std::int64_t n, const GridStep<float>& grid,
+                          bool multiply, float16* dst, std::uint8_t* bits, bool stream) {
+  FakeQuantRange<OneGrid>(src, n, grid, multiply, dst, bits, stream);
+}
+
+void FakeQuantRangeManyF16(const float16* src, std::int64_t n, const GridTable<float>& grids,
+                           bool multiply, float16* dst, std::uint8_t* bits, bool stream) {
+  FakeQuantRange<ManyGrids>(src, n, grids, multiply, dst, bits, stream);
+}
+
+void FakeQuantRangeOneBF16(const bfloat16* src, std::int64_t n, const GridStep<float>& grid,
+                           bool multiply, bfloat16* dst, std::uint8_t* bits, bool stream) {
+  FakeQuantRange<OneGrid>(src, n, grid, multiply, dst, bits, stream);
+}
+
+void FakeQuantRangeManyBF16(const bfloat16* src, std::int64_t n, const GridTable<float>& grids,
+                            bool multiply, bfloat16* dst, std::uint8_t* bits, bool stream) {
+  FakeQuantRange<ManyGrids>(src, n, grids, multiply, dst, bits, stream);
 }
 
 }  // namespace moptcore::inline v0::kernels::HWY_NAMESPACE
@@ -73,17 +92,41 @@ HWY_AFTER_NAMESPACE();
 #if HWY_ONCE
 namespace moptcore::inline v0::kernels {
 
-HWY_EXPORT(FakeQuantRangeOne);
-HWY_EXPORT(FakeQuantRangeMany);
+HWY_EXPORT(FakeQuantRangeOneF32);
+HWY_EXPORT(FakeQuantRangeManyF32);
+HWY_EXPORT(FakeQuantRangeOneF16);
+HWY_EXPORT(FakeQuantRangeManyF16);
+HWY_EXPORT(FakeQuantRangeOneBF16);
+HWY_EXPORT(FakeQuantRangeManyBF16);
 
 void fake_quant_range_f32(const float* src, std::int64_t n, const GridStep<float>& grid,
-                          bool multiply, float* dst, std::uint8_t* bits) noexcept {
-  HWY_DYNAMIC_DISPATCH(FakeQuantRangeOne)(src, n, grid, multiply, dst, bits);
+                          bool multiply, float* dst, std::uint8_t* bits, bool stream) noexcept {
+  HWY_DYNAMIC_DISPATCH(FakeQuantRangeOneF32)(src, n, grid, multiply, dst, bits, stream);
 }
 
 void fake_quant_range_f32(const float* src, std::int64_t n, const GridTable<float>& grids,
-                          bool multiply, float* dst, std::uint8_t* bits) noexcept {
-  HWY_DYNAMIC_DISPATCH(FakeQuantRangeMany)(src, n, grids, multiply, dst, bits);
+                          bool multiply, float* dst, std::uint8_t* bits, bool stream) noexcept {
+  HWY_DYNAMIC_DISPATCH(FakeQuantRangeManyF32)(src, n, grids, multiply, dst, bits, stream);
+}
+
+void fake_quant_range_f16(const float16* src, std::int64_t n, const GridStep<float>& grid,
+                          bool multiply, float16* dst, std::uint8_t* bits, bool stream) noexcept {
+  HWY_DYNAMIC_DISPATCH(FakeQuantRangeOneF16)(src, n, grid, multiply, dst, bits, stream);
+}
+
+void fake_quant_range_f16(const float16* src, std::int64_t n, const GridTable<float>& grids,
+                          bool multiply, float16* dst, std::uint8_t* bits, bool stream) noexcept {
+  HWY_DYNAMIC_DISPATCH(FakeQuantRangeManyF16)(src, n, grids, multiply, dst, bits, stream);
+}
+
+void fake_quant_range_bf16(const bfloat16* src, std::int64_t n, const GridStep<float>& grid,
+                           bool multiply, bfloat16* dst, std::uint8_t* bits, bool stream) noexcept {
+  HWY_DYNAMIC_DISPATCH(FakeQuantRangeOneBF16)(src, n, grid, multiply, dst, bits, stream);
+}
+
+void fake_quant_range_bf16(const bfloat16* src, std::int64_t n, const GridTable<float>& grids,
+                           bool multiply, bfloat16* dst, std::uint8_t* bits, bool stream) noexcept {
+  HWY_DYNAMIC_DISPATCH(FakeQuantRangeManyBF16)(src, n, grids, multiply, dst, bits, stream);
 }
 
 }  // namespace moptcore::inline v0::kernels

@@ -12,7 +12,10 @@
 #include <cstdint>
 #include <limits>
 
+#include <hwy/cache_control.h>
+
 #include "kernels/grid.hpp"
+#include "kernels/halves-inl.hpp"
 
 HWY_BEFORE_NAMESPACE();
 namespace moptcore::inline v0::kernels::HWY_NAMESPACE {
@@ -47,23 +50,6 @@ class OneGrid {
  private:
   V factor_, scale_, low_, high_, zero_;
 };
-
-// Loads n < Lanes(d) elements; the others are 1, a value that every formula takes.
-template <class D, class T>
-HWY_INLINE hn::Vec<D> LoadPart(D d, const T* src, std::int64_t n) {
-  HWY_ALIGN T lanes[HWY_MAX_BYTES / sizeof(T)];
-  for (std::size_t i = 0; i < hn::Lanes(d); ++i) {
-    lanes[i] = static_cast<std::int64_t>(i) < n ? src[i] : T{1};
-  }
-  return hn::Load(d, lanes);
-}
-
-template <class D, class T>
-HWY_INLINE void StorePart(D d, hn::Vec<D> v, T* dst, std::int64_t n) {
-  HWY_ALIGN T lanes[HWY_MAX_BYTES / sizeof(T)];
-  hn::Store(v, d, lanes);
-  for (std::int64_t i = 0; i < n; ++i) dst[i] = lanes[i];
-}
 
 // A grid for each element.
 template <class D>
@@ -147,33 +133,55 @@ HWY_INLINE V Position(D d, V x, const Lane<V>& grid, NanPosition nan, hn::Mask<D
   return hn::IfThenElse(number, saturated, NanAt(d, nan, grid.low));
 }
 
+// How far ahead of a streaming loop memory is asked for: a page is often not known yet.
+constexpr std::int64_t kAheadBytes = 2048;
+
 // dst[i] = f(x, grid, inside) for all elements; where bits are wanted, `inside` becomes bit i.
-// f may ignore `inside` where kBits is false.
-template <bool kBits, class D, class Grids, class F>
-HWY_INLINE void ForEachLane(D d, const hn::TFromD<D>* src, std::int64_t n, const Grids& all,
-                            hn::TFromD<D>* dst, std::uint8_t* bits, F f) {
+// f may ignore `inside` where kBits is false. Memory holds S, which may be narrower than what D
+// computes with; f gives no NaN but the default one. With kStream, dst is a multiple of 16 bytes
+// and written past the caches.
+template <bool kBits, bool kStream, class D, class S, class Grids, class F>
+HWY_INLINE void ForEachLaneBy(D d, const S* src, std::int64_t n, const Grids& all, S* dst,
+                              std::uint8_t* bits, F f) {
   // A store of bits may alias anything but locals; f captures by value for the same reason.
   const Grids grids = all;
   constexpr std::int64_t kLanes = hn::MaxLanes(D());
-  constexpr std::int64_t kUnit = kBits && kLanes < 8 ? 8 : kLanes;
-  hn::Mask<D> inside;
+  constexpr std::int64_t kByte = kLanes < 8 ? 8 : kLanes;
+  constexpr std::int64_t kUnit = kByte < 4 * kLanes ? 4 * kLanes : kByte;
   std::int64_t i = 0;
-  for (; i + kUnit <= n; i += kUnit) {
+  // Elements [i, i + kCount): whole vectors and whole bytes of bits.
+  const auto whole = [&]<std::int64_t kCount>() HWY_ATTR {
     [[maybe_unused]] std::uint8_t part[8];
     [[maybe_unused]] unsigned byte = 0;
-    for (std::int64_t k = 0; k < kUnit; k += kLanes) {
-      hn::StoreU(f(hn::LoadU(d, src + i + k), grids.Load(d, i + k), inside), d, dst + i + k);
+    for (std::int64_t k = 0; k < kCount; k += kLanes) {
+      hn::Mask<D> inside;
+      const auto y = f(LoadAs<S>(d, src + i + k), grids.Load(d, i + k), inside);
+      StoreAs<kStream, false>(d, y, dst + i + k);
       if constexpr (kBits && kLanes >= 8) {
-        hn::StoreMaskBits(d, inside, bits + i / 8);
+        hn::StoreMaskBits(d, inside, bits + (i + k) / 8);
       } else if constexpr (kBits) {
         hn::StoreMaskBits(d, inside, part);
-        byte |= static_cast<unsigned>(part[0]) << k;
+        byte |= static_cast<unsigned>(part[0]) << (k % 8);
+        if ((k + kLanes) % 8 == 0) {
+          bits[(i + k) / 8] = static_cast<std::uint8_t>(byte);
+          byte = 0;
+        }
       }
     }
-    if constexpr (kBits && kLanes < 8) bits[i / 8] = static_cast<std::uint8_t>(byte);
+  };
+  for (; i + kUnit <= n; i += kUnit) {
+    if constexpr (kStream) {
+      for (std::int64_t at = 0; at < kUnit * static_cast<std::int64_t>(sizeof(S)); at += 64) {
+        hwy::Prefetch(reinterpret_cast<const char*>(src + i) + kAheadBytes + at);
+      }
+    }
+    whole.template operator()<kUnit>();
   }
+  constexpr std::int64_t kLeast = kBits ? kByte : kLanes;
+  for (; i + kLeast <= n; i += kLeast) whole.template operator()<kLeast>();
   for (; i < n; i += kLanes) {
     const std::int64_t count = n - i < kLanes ? n - i : kLanes;
+    hn::Mask<D> inside;
     StorePart(d, f(LoadPart(d, src + i, count), grids.LoadN(d, i, count), inside), dst + i, count);
     if constexpr (kBits) {
       std::uint8_t part[8] = {};
@@ -186,6 +194,13 @@ HWY_INLINE void ForEachLane(D d, const hn::TFromD<D>* src, std::int64_t n, const
       }
     }
   }
+}
+
+template <bool kBits, class D, class S, class Grids, class F>
+HWY_INLINE void ForEachLane(D d, const S* src, std::int64_t n, const Grids& grids, S* dst,
+                            std::uint8_t* bits, bool stream, F f) {
+  if (stream) ForEachLaneBy<kBits, true>(d, src, n, grids, dst, bits, f);
+  else ForEachLaneBy<kBits, false>(d, src, n, grids, dst, bits, f);
 }
 
 // Calls f<rounding>() with the rounding as a compile-time constant.

@@ -6,6 +6,8 @@
 #include <hwy/foreach_target.h>
 #include <hwy/highway.h>
 
+#include <type_traits>
+
 #include "kernels/grid-inl.hpp"
 
 HWY_BEFORE_NAMESPACE();
@@ -16,13 +18,18 @@ namespace {
 constexpr std::int64_t kLanes = 16;
 constexpr std::int64_t kChunk = 1024;  // elements until the lanes go to a sum in double
 
-template <class T, class Grids>
-HWY_INLINE void Forward(const T* src, std::int64_t n, const Grids& grids, T* dst) {
-  const hn::ScalableTag<T> d;
-  using V = hn::Vec<std::remove_const_t<decltype(d)>>;
-  using M = hn::Mask<std::remove_const_t<decltype(d)>>;
-  ForEachLane<false>(d, src, n, grids, dst, static_cast<std::uint8_t*>(nullptr),
-                     [=](V x, const Lane<V>& grid, M&) HWY_ATTR {
+// The numbers that memory of S is computed with.
+template <class S>
+using Wide = std::conditional_t<std::is_same_v<S, double>, double, float>;
+
+template <template <class> class Grids, class S, class Source>
+HWY_INLINE void Forward(const S* src, std::int64_t n, const Source& source, S* dst, bool stream) {
+  const hn::ScalableTag<Wide<S>> d;
+  using D = std::remove_const_t<decltype(d)>;
+  using V = hn::Vec<D>;
+  using M = hn::Mask<D>;
+  ForEachLane<false>(d, src, n, Grids<D>(d, source), dst, static_cast<std::uint8_t*>(nullptr),
+                     stream, [=](V x, const Lane<V>& grid, M&) HWY_ATTR {
                        const V r = Position<Rounding::divide_even>(d, hn::Sub(x, grid.zero), grid,
                                                                    NanPosition::nan);
                        return hn::Add(hn::Mul(r, grid.scale), grid.zero);
@@ -55,9 +62,9 @@ HWY_INLINE Gradient<V> GradientOf(D d, V grad, V x, const Lane<V>& grid) {
   }
 }
 
-template <Learned kWhat, class T>
-HWY_INLINE LearnedSums BackwardOne(const T* grad, const T* src, std::int64_t n,
-                                   const GridStep<T>& step, T* dst) {
+template <Learned kWhat, bool kStream, class S, class T>
+HWY_INLINE LearnedSums BackwardOne(const S* grad, const S* src, std::int64_t n,
+                                   const GridStep<T>& step, S* dst) {
   const hn::CappedTag<T, static_cast<std::size_t>(kLanes)> d;
   using D = std::remove_const_t<decltype(d)>;
   using V = hn::Vec<D>;
@@ -70,24 +77,30 @@ HWY_INLINE LearnedSums BackwardOne(const T* grad, const T* src, std::int64_t n,
     V scale[kVectors];
     V offset[kVectors];
     for (int v = 0; v < kVectors; ++v) scale[v] = offset[v] = hn::Zero(d);
-    const auto block = [&](const T* g, const T* x, T* to) HWY_ATTR {
+    const auto block = [&]<bool kPast>(const S* g, const S* x, S* to) HWY_ATTR {
       for (int v = 0; v < kVectors; ++v) {
         const std::int64_t at = v * kWidth;
-        const auto part = GradientOf<kWhat>(d, hn::LoadU(d, g + at), hn::LoadU(d, x + at), grid);
-        hn::StoreU(part.x, d, to + at);
+        const auto part = GradientOf<kWhat>(d, LoadAs<S>(d, g + at), LoadAs<S>(d, x + at), grid);
+        StoreAs<kPast>(d, part.x, to + at);
         scale[v] = hn::Add(scale[v], part.scale);
         offset[v] = hn::Add(offset[v], part.offset);
       }
     };
     std::int64_t i = first;
-    for (; i + kLanes <= last; i += kLanes) block(grad + i, src + i, dst + i);
+    for (; i + kLanes <= last; i += kLanes) {
+      if constexpr (kStream) {
+        hwy::Prefetch(reinterpret_cast<const char*>(grad + i) + kAheadBytes);
+        hwy::Prefetch(reinterpret_cast<const char*>(src + i) + kAheadBytes);
+      }
+      block.template operator()<kStream>(grad + i, src + i, dst + i);
+    }
     if (i < last) {
-      T rest[3][kLanes] = {};
+      S rest[3][kLanes] = {};
       for (std::int64_t j = i; j < last; ++j) {
         rest[0][j - i] = grad[j];
         rest[1][j - i] = src[j];
       }
-      block(rest[0], rest[1], rest[2]);
+      block.template operator()<false>(rest[0], rest[1], rest[2]);
       for (std::int64_t j = i; j < last; ++j) dst[j] = rest[2][j - i];
     }
     T flat[2][kLanes];
@@ -129,37 +142,75 @@ HWY_INLINE void BackwardMany(const T* grad, const T* src, std::int64_t n, const 
   }
 }
 
-void ForwardOneF32(const float* src, std::int64_t n, const GridStep<float>& grid, float* dst) {
-  const hn::ScalableTag<float> d;
-  Forward(src, n, OneGrid<std::remove_const_t<decltype(d)>>(d, grid), dst);
+void ForwardOneF32(const float* src, std::int64_t n, const GridStep<float>& grid, float* dst,
+                   bool stream) {
+  Forward<OneGrid>(src, n, grid, dst, stream);
 }
 
-void ForwardManyF32(const float* src, std::int64_t n, const GridTable<float>& grids, float* dst) {
-  const hn::ScalableTag<float> d;
-  Forward(src, n, ManyGrids<std::remove_const_t<decltype(d)>>(d, grids), dst);
+void ForwardManyF32(const float* src, std::int64_t n, const GridTable<float>& grids, float* dst,
+                    bool stream) {
+  Forward<ManyGrids>(src, n, grids, dst, stream);
 }
 
-void ForwardOneF64(const double* src, std::int64_t n, const GridStep<double>& grid, double* dst) {
-  const hn::ScalableTag<double> d;
-  Forward(src, n, OneGrid<std::remove_const_t<decltype(d)>>(d, grid), dst);
+void ForwardOneF16(const float16* src, std::int64_t n, const GridStep<float>& grid, float16* dst,
+                   bool stream) {
+  Forward<OneGrid>(src, n, grid, dst, stream);
 }
 
-void ForwardManyF64(const double* src, std::int64_t n, const GridTable<double>& grids,
-                    double* dst) {
-  const hn::ScalableTag<double> d;
-  Forward(src, n, ManyGrids<std::remove_const_t<decltype(d)>>(d, grids), dst);
+void ForwardManyF16(const float16* src, std::int64_t n, const GridTable<float>& grids, float16* dst,
+                    bool stream) {
+  Forward<ManyGrids>(src, n, grids, dst, stream);
+}
+
+void ForwardOneBF16(const bfloat16* src, std::int64_t n, const GridStep<float>& grid, bfloat16* dst,
+                    bool stream) {
+  Forward<OneGrid>(src, n, grid, dst, stream);
+}
+
+void ForwardManyBF16(const bfloat16* src, std::int64_t n, const GridTable<float>& grids,
+                     bfloat16* dst, bool stream) {
+  Forward<ManyGrids>(src, n, grids, dst, stream);
+}
+
+void ForwardOneF64(const double* src, std::int64_t n, const GridStep<double>& grid, double* dst,
+                   bool stream) {
+  Forward<OneGrid>(src, n, grid, dst, stream);
+}
+
+void ForwardManyF64(const double* src, std::int64_t n, const GridTable<double>& grids, double* dst,
+                    bool stream) {
+  Forward<ManyGrids>(src, n, grids, dst, stream);
+}
+
+template <class S, class T>
+HWY_INLINE LearnedSums Backward(const S* grad, const S* src, std::int64_t n,
+                                const GridStep<T>& grid, Learned what, S* dst, bool stream) {
+  if (what == Learned::clip) {
+    return stream ? BackwardOne<Learned::clip, true>(grad, src, n, grid, dst)
+                  : BackwardOne<Learned::clip, false>(grad, src, n, grid, dst);
+  }
+  return stream ? BackwardOne<Learned::step, true>(grad, src, n, grid, dst)
+                : BackwardOne<Learned::step, false>(grad, src, n, grid, dst);
 }
 
 LearnedSums BackwardOneF32(const float* grad, const float* src, std::int64_t n,
-                           const GridStep<float>& grid, Learned what, float* dst) {
-  return what == Learned::clip ? BackwardOne<Learned::clip>(grad, src, n, grid, dst)
-                               : BackwardOne<Learned::step>(grad, src, n, grid, dst);
+                           const GridStep<float>& grid, Learned what, float* dst, bool stream) {
+  return Backward(grad, src, n, grid, what, dst, stream);
+}
+
+LearnedSums BackwardOneF16(const float16* grad, const float16* src, std::int64_t n,
+                           const GridStep<float>& grid, Learned what, float16* dst, bool stream) {
+  return Backward(grad, src, n, grid, what, dst, stream);
+}
+
+LearnedSums BackwardOneBF16(const bfloat16* grad, const bfloat16* src, std::int64_t n,
+                            const GridStep<float>& grid, Learned what, bfloat16* dst, bool stream) {
+  return Backward(grad, src, n, grid, what, dst, stream);
 }
 
 LearnedSums BackwardOneF64(const double* grad, const double* src, std::int64_t n,
-                           const GridStep<double>& grid, Learned what, double* dst) {
-  return what == Learned::clip ? BackwardOne<Learned::clip>(grad, src, n, grid, dst)
-                               : BackwardOne<Learned::step>(grad, src, n, grid, dst);
+                           const GridStep<double>& grid, Learned what, double* dst, bool stream) {
+  return Backward(grad, src, n, grid, what, dst, stream);
 }
 
 void BackwardManyF32(const float* grad, const float* src, std::int64_t n,
@@ -192,41 +243,81 @@ namespace moptcore::inline v0::kernels {
 
 HWY_EXPORT(ForwardOneF32);
 HWY_EXPORT(ForwardManyF32);
+HWY_EXPORT(BackwardOneF32);
+HWY_EXPORT(ForwardOneF16);
+HWY_EXPORT(ForwardManyF16);
+HWY_EXPORT(BackwardOneF16);
+HWY_EXPORT(ForwardOneBF16);
+HWY_EXPORT(ForwardManyBF16);
+HWY_EXPORT(BackwardOneBF16);
 HWY_EXPORT(ForwardOneF64);
 HWY_EXPORT(ForwardManyF64);
-HWY_EXPORT(BackwardOneF32);
-HWY_EXPORT(BackwardManyF32);
 HWY_EXPORT(BackwardOneF64);
+HWY_EXPORT(BackwardManyF32);
 HWY_EXPORT(BackwardManyF64);
 
-void learned_f32(const float* src, std::int64_t n, const GridStep<float>& grid,
-                 float* dst) noexcept {
-  HWY_DYNAMIC_DISPATCH(ForwardOneF32)(src, n, grid, dst);
+void learned_f32(const float* src, std::int64_t n, const GridStep<float>& grid, float* dst,
+                 bool stream) noexcept {
+  HWY_DYNAMIC_DISPATCH(ForwardOneF32)(src, n, grid, dst, stream);
 }
 
-void learned_f32(const float* src, std::int64_t n, const GridTable<float>& grids,
-                 float* dst) noexcept {
-  HWY_DYNAMIC_DISPATCH(ForwardManyF32)(src, n, grids, dst);
+void learned_f32(const float* src, std::int64_t n, const GridTable<float>& grids, float* dst,
+                 bool stream) noexcept {
+  HWY_DYNAMIC_DISPATCH(ForwardManyF32)(src, n, grids, dst, stream);
 }
 
-void learned_f64(const double* src, std::int64_t n, const GridStep<double>& grid,
-                 double* dst) noexcept {
-  HWY_DYNAMIC_DISPATCH(ForwardOneF64)(src, n, grid, dst);
+void learned_f16(const float16* src, std::int64_t n, const GridStep<float>& grid, float16* dst,
+                 bool stream) noexcept {
+  HWY_DYNAMIC_DISPATCH(ForwardOneF16)(src, n, grid, dst, stream);
 }
 
-void learned_f64(const double* src, std::int64_t n, const GridTable<double>& grids,
-                 double* dst) noexcept {
-  HWY_DYNAMIC_DISPATCH(ForwardManyF64)(src, n, grids, dst);
+void learned_f16(const float16* src, std::int64_t n, const GridTable<float>& grids, float16* dst,
+                 bool stream) noexcept {
+  HWY_DYNAMIC_DISPATCH(ForwardManyF16)(src, n, grids, dst, stream);
+}
+
+void learned_bf16(const bfloat16* src, std::int64_t n, const GridStep<float>& grid, bfloat16* dst,
+                  bool stream) noexcept {
+  HWY_DYNAMIC_DISPATCH(ForwardOneBF16)(src, n, grid, dst, stream);
+}
+
+void learned_bf16(const bfloat16* src, std::int64_t n, const GridTable<float>& grids, bfloat16* dst,
+                  bool stream) noexcept {
+  HWY_DYNAMIC_DISPATCH(ForwardManyBF16)(src, n, grids, dst, stream);
+}
+
+void learned_f64(const double* src, std::int64_t n, const GridStep<double>& grid, double* dst,
+                 bool stream) noexcept {
+  HWY_DYNAMIC_DISPATCH(ForwardOneF64)(src, n, grid, dst, stream);
+}
+
+void learned_f64(const double* src, std::int64_t n, const GridTable<double>& grids, double* dst,
+                 bool stream) noexcept {
+  HWY_DYNAMIC_DISPATCH(ForwardManyF64)(src, n, grids, dst, stream);
 }
 
 LearnedSums learned_backward_f32(const float* grad, const float* src, std::int64_t n,
-                                 const GridStep<float>& grid, Learned what, float* dst) noexcept {
-  return HWY_DYNAMIC_DISPATCH(BackwardOneF32)(grad, src, n, grid, what, dst);
+                                 const GridStep<float>& grid, Learned what, float* dst,
+                                 bool stream) noexcept {
+  return HWY_DYNAMIC_DISPATCH(BackwardOneF32)(grad, src, n, grid, what, dst, stream);
+}
+
+LearnedSums learned_backward_f16(const float16* grad, const float16* src, std::int64_t n,
+                                 const GridStep<float>& grid, Learned what, float16* dst,
+                                 bool stream) noexcept {
+  return HWY_DYNAMIC_DISPATCH(BackwardOneF16)(grad, src, n, grid, what, dst, stream);
+}
+
+LearnedSums learned_backward_bf16(const bfloat16* grad, const bfloat16* src, std::int64_t n,
+                                  const GridStep<float>& grid, Learned what, bfloat16* dst,
+                                  bool stream) noexcept {
+  return HWY_DYNAMIC_DISPATCH(BackwardOneBF16)(grad, src, n, grid, what, dst, stream);
 }
 
 LearnedSums learned_backward_f64(const double* grad, const double* src, std::int64_t n,
-                                 const GridStep<double>& grid, Learned what, double* dst) noexcept {
-  return HWY_DYNAMIC_DISPATCH(BackwardOneF64)(grad, src, n, grid, what, dst);
+                                 const GridStep<double>& grid, Learned what, double* dst,
+                                 bool stream) noexcept {
+  return HWY_DYNAMIC_DISPATCH(BackwardOneF64)(grad, src, n, grid, what, dst, stream);
 }
 
 void learned_backward_f32(const float* grad, const float* src, std::int64_t n,

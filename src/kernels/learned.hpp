@@ -4,6 +4,8 @@
 
 #include <cstdint>
 
+#include <moptcore/core/dtype.hpp>
+
 #include "kernels/grid.hpp"
 
 namespace moptcore::inline v0::kernels {
@@ -20,24 +22,42 @@ struct LearnedSums {
   double offset = 0.0;
 };
 
-/// dst = clamp(rint((src - offset) / factor), low, high) * scale + offset; NaN stays NaN.
-void learned_f32(const float* src, std::int64_t n, const GridStep<float>& grid,
-                 float* dst) noexcept;
-void learned_f32(const float* src, std::int64_t n, const GridTable<float>& grids,
-                 float* dst) noexcept;
-void learned_f64(const double* src, std::int64_t n, const GridStep<double>& grid,
-                 double* dst) noexcept;
-void learned_f64(const double* src, std::int64_t n, const GridTable<double>& grids,
-                 double* dst) noexcept;
+/// dst = clamp(rint((src - offset) / factor), low, high) * scale + offset; NaN stays NaN. With
+/// `stream`, dst is a multiple of 16 bytes and written past the caches: see stream_fence.
+void learned_f32(const float* src, std::int64_t n, const GridStep<float>& grid, float* dst,
+                 bool stream = false) noexcept;
+void learned_f32(const float* src, std::int64_t n, const GridTable<float>& grids, float* dst,
+                 bool stream = false) noexcept;
+void learned_f16(const float16* src, std::int64_t n, const GridStep<float>& grid, float16* dst,
+                 bool stream = false) noexcept;
+void learned_f16(const float16* src, std::int64_t n, const GridTable<float>& grids, float16* dst,
+                 bool stream = false) noexcept;
+void learned_bf16(const bfloat16* src, std::int64_t n, const GridStep<float>& grid, bfloat16* dst,
+                  bool stream = false) noexcept;
+void learned_bf16(const bfloat16* src, std::int64_t n, const GridTable<float>& grids, bfloat16* dst,
+                  bool stream = false) noexcept;
+void learned_f64(const double* src, std::int64_t n, const GridStep<double>& grid, double* dst,
+                 bool stream = false) noexcept;
+void learned_f64(const double* src, std::int64_t n, const GridTable<double>& grids, double* dst,
+                 bool stream = false) noexcept;
 
 /// dst = the gradient by src. Terms are added in 16 lanes over runs of 1024 elements, the runs in
-/// double: equal bits on every CPU.
+/// double: equal bits on every CPU. `stream`: see above.
 [[nodiscard]] LearnedSums learned_backward_f32(const float* grad, const float* src, std::int64_t n,
                                                const GridStep<float>& grid, Learned what,
-                                               float* dst) noexcept;
+                                               float* dst, bool stream = false) noexcept;
+[[nodiscard]] LearnedSums learned_backward_f16(const float16* grad, const float16* src,
+                                               std::int64_t n, const GridStep<float>& grid,
+                                               Learned what, float16* dst,
+                                               bool stream = false) noexcept;
+[[nodiscard]] LearnedSums learned_backward_bf16(const bfloat16* grad, const bfloat16* src,
+                                                std::int64_t n, const GridStep<float>& grid,
+                                                Learned what, bfloat16* dst,
+                                                bool stream = false) noexcept;
 [[nodiscard]] LearnedSums learned_backward_f64(const double* grad, const double* src,
                                                std::int64_t n, const GridStep<double>& grid,
-                                               Learned what, double* dst) noexcept;
+                                               Learned what, double* dst,
+                                               bool stream = false) noexcept;
 
 /// The same with a grid for each element: adds element i's terms to scale[i] and offset[i].
 void learned_backward_f32(const float* grad, const float* src, std::int64_t n,

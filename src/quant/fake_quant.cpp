@@ -16,16 +16,24 @@ namespace {
 using kernels::GridRule;
 using kernels::kScratch;
 
-template <class Grids>
-void run(const float* src, std::int64_t n, const Grids& grids, const GridRule& rule, float* dst,
-         std::uint8_t* bits) noexcept {
-  kernels::fake_quant_f32(src, n, grids, rule, dst, bits);
+template <class... Args>
+void run(const float* src, Args&&... args) noexcept {
+  kernels::fake_quant_f32(src, args...);
 }
 
-template <class Grids>
-void run(const double* src, std::int64_t n, const Grids& grids, const GridRule& rule, double* dst,
-         std::uint8_t* bits) noexcept {
-  kernels::fake_quant_f64(src, n, grids, rule, dst, bits);
+template <class... Args>
+void run(const float16* src, Args&&... args) noexcept {
+  kernels::fake_quant_f16(src, args...);
+}
+
+template <class... Args>
+void run(const bfloat16* src, Args&&... args) noexcept {
+  kernels::fake_quant_bf16(src, args...);
+}
+
+template <class... Args>
+void run(const double* src, Args&&... args) noexcept {
+  kernels::fake_quant_f64(src, args...);
 }
 
 template <class T>
@@ -38,42 +46,31 @@ void fake_quantize_as(const AnyView& src, const GridView& grids, const MutableAn
   const auto steps = GridSteps<T>::from(grids, src.shape(), rule.rounding, where);
   if (nonfinite == NonFinite::error) check_no_nan(src, where);
   transform(src, dst, bits, steps,
-            [&rule](const T* from, std::int64_t n, const auto& grid, T* to, std::uint8_t* to_bits) {
-              run(from, n, grid, rule, to, to_bits);
-            });
+            [&rule]<class S>(const S* from, std::int64_t n, const auto& grid, S* to,
+                             std::uint8_t* to_bits,
+                             bool stream) { run(from, n, grid, rule, to, to_bits, stream); });
 }
 
 template <class Word, class Keep>
 void keep_where(const AnyView& grad, const std::uint8_t* bits, const MutableAnyView& dst,
                 Keep&& keep) {
   const bool plain = grad.is_contiguous() && dst.is_contiguous();
-  const bool stream = plain && grad.data() != dst.data() &&
-                      byte_count(dst.dtype(), dst.size()) >= kernels::kStreamBytes;
+  const bool stream = is_streamed(grad, dst);
   parallel_for(grad.size(), kGrain, [&](std::int64_t first, std::int64_t last) {
-    if (plain && !stream) {
+    if (plain) {
       keep(static_cast<const Word*>(grad.data()) + first, bits + first / 8, last - first,
-           static_cast<Word*>(dst.data()) + first);
+           static_cast<Word*>(dst.data()) + first, stream);
+      if (stream) kernels::stream_fence();
       return;
     }
     alignas(64) Word in[kScratch];
     alignas(64) Word out[kScratch];
     for (std::int64_t at = first; at < last; at += kScratch) {
       const std::int64_t n = std::min(kScratch, last - at);
-      const Word* from = in;
-      if (plain) {
-        from = static_cast<const Word*>(grad.data()) + at;
-      } else {
-        kernels::gather(grad, at, n, in);
-      }
-      keep(from, bits + at / 8, n, out);
-      if (stream) {
-        kernels::stream_copy(out, n * static_cast<std::int64_t>(sizeof(Word)),
-                             static_cast<Word*>(dst.data()) + at);
-      } else {
-        kernels::scatter(out, at, n, dst);
-      }
+      kernels::gather(grad, at, n, in);
+      keep(in, bits + at / 8, n, out, false);
+      kernels::scatter(out, at, n, dst);
     }
-    if (stream) kernels::stream_fence();
   });
 }
 

@@ -42,6 +42,21 @@ GridSteps<float> grids_of(std::vector<kernels::GridStep<float>> steps, const Sha
   return {std::move(steps), *options.axis, shape, where, "min"};
 }
 
+template <class... Args>
+void run(const float* src, Args&&... args) noexcept {
+  kernels::fake_quant_range_f32(src, args...);
+}
+
+template <class... Args>
+void run(const float16* src, Args&&... args) noexcept {
+  kernels::fake_quant_range_f16(src, args...);
+}
+
+template <class... Args>
+void run(const bfloat16* src, Args&&... args) noexcept {
+  kernels::fake_quant_range_bf16(src, args...);
+}
+
 }  // namespace
 
 void fake_quantize_range(const AnyView& src, std::span<const float> min, std::span<const float> max,
@@ -62,9 +77,9 @@ void fake_quantize_range(const AnyView& src, std::span<const float> min, std::sp
   const auto steps = grids_of(steps_of(min, max, options), src.shape(), options);
   const bool multiply = options.axis.has_value();
   transform(src, dst, bits, steps,
-            [multiply](const float* from, std::int64_t n, const auto& grid, float* to,
-                       std::uint8_t* to_bits) {
-              kernels::fake_quant_range_f32(from, n, grid, multiply, to, to_bits);
+            [multiply]<class S>(const S* from, std::int64_t n, const auto& grid, S* to,
+                                std::uint8_t* to_bits, bool stream) {
+              run(from, n, grid, multiply, to, to_bits, stream);
             });
 }
 

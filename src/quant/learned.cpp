@@ -21,19 +21,39 @@ using kernels::GridTable;
 using kernels::kScratch;
 using kernels::Learned;
 
-template <class Grids>
-void forward(const float* src, std::int64_t n, const Grids& grids, float* dst) noexcept {
-  kernels::learned_f32(src, n, grids, dst);
-}
-
-template <class Grids>
-void forward(const double* src, std::int64_t n, const Grids& grids, double* dst) noexcept {
-  kernels::learned_f64(src, n, grids, dst);
+template <class... Args>
+void forward(const float* src, Args&&... args) noexcept {
+  kernels::learned_f32(src, args...);
 }
 
 template <class... Args>
 auto backward(const float* grad, Args&&... args) noexcept {
   return kernels::learned_backward_f32(grad, args...);
+}
+
+template <class... Args>
+void forward(const float16* src, Args&&... args) noexcept {
+  kernels::learned_f16(src, args...);
+}
+
+template <class... Args>
+auto backward(const float16* grad, Args&&... args) noexcept {
+  return kernels::learned_backward_f16(grad, args...);
+}
+
+template <class... Args>
+void forward(const bfloat16* src, Args&&... args) noexcept {
+  kernels::learned_bf16(src, args...);
+}
+
+template <class... Args>
+auto backward(const bfloat16* grad, Args&&... args) noexcept {
+  return kernels::learned_backward_bf16(grad, args...);
+}
+
+template <class... Args>
+void forward(const double* src, Args&&... args) noexcept {
+  kernels::learned_f64(src, args...);
 }
 
 template <class... Args>
@@ -162,9 +182,8 @@ template <class T>
 void apply(const AnyView& x, const Grids<T>& grids, const MutableAnyView& dst, const char* where,
            const char* argument) {
   transform(x, dst, {}, grids.on(x.shape(), where, argument),
-            [](const T* from, std::int64_t n, const auto& grid, T* to, std::uint8_t*) {
-              forward(from, n, grid, to);
-            });
+            []<class S>(const S* from, std::int64_t n, const auto& grid, S* to, std::uint8_t*,
+                        bool stream) { forward(from, n, grid, to, stream); });
 }
 
 struct Sums {
@@ -202,6 +221,33 @@ class Stretch {
   alignas(64) T scratch_[3][kScratch];
 };
 
+// Calls run(at, count, grad, x, dst, stream) for stretches of elements [first, last), cut at
+// multiples of kScratch: of their own type where all is contiguous, else as values of T.
+template <class T, class Run>
+void for_each_stretch(const AnyView& grad, const AnyView& x, const MutableAnyView& dst,
+                      std::int64_t first, std::int64_t last, bool stream, Run&& run) {
+  const auto direct = [&]<class S>(S) {
+    for (std::int64_t at = first; at < last; at += kScratch) {
+      run(at, std::min(kScratch, last - at), static_cast<const S*>(grad.data()) + at,
+          static_cast<const S*>(x.data()) + at, static_cast<S*>(dst.data()) + at, stream);
+    }
+    if (stream) kernels::stream_fence();
+  };
+  if (grad.is_contiguous() && x.is_contiguous() && dst.is_contiguous()) {
+    if constexpr (std::same_as<T, float>) {
+      if (x.dtype() == DType::float16) return direct(float16());
+      if (x.dtype() == DType::bfloat16) return direct(bfloat16());
+    }
+    return direct(T());
+  }
+  Stretch<T> stretch(grad, x, dst);
+  for (std::int64_t at = first; at < last; at += kScratch) {
+    const std::int64_t count = std::min(kScratch, last - at);
+    stretch.visit(at, count,
+                  [&](const T* g, const T* from, T* to) { run(at, count, g, from, to, false); });
+  }
+}
+
 // Rows of `inner` elements that share a grid. Rows are cut at multiples of kScratch and of kGrain,
 // so that sums depend neither on the layout in memory nor on the threads.
 template <class T>
@@ -210,25 +256,26 @@ Sums differentiate_rows(const AnyView& grad, const AnyView& x, const Grids<T>& g
   const auto channels = static_cast<std::int64_t>(grids.steps.size());
   const std::int64_t n = x.size();
   const std::int64_t blocks = block_count(n, kGrain);
+  const bool stream =
+      is_streamed(x, dst) && grad.data() != dst.data() && (inner % 8 == 0 || !grids.axis);
   // Block b meets row r at most once, and (r, b) grow together: r + b names the meeting.
   Sums parts(n / inner + blocks);
   parallel_blocks(n, kGrain, [&](std::int64_t block, std::int64_t first, std::int64_t last) {
     const kernels::FloatMode mode;
-    Stretch<T> stretch(grad, x, dst);
-    for (std::int64_t at = first; at < last; at += kScratch) {
-      const std::int64_t count = std::min(kScratch, last - at);
-      stretch.visit(at, count, [&](const T* g, const T* from, T* to) {
-        for (std::int64_t done = 0; done < count;) {
-          const std::int64_t row = (at + done) / inner;
-          const std::int64_t run = std::min((row + 1) * inner - at - done, count - done);
-          const auto& step = grids.steps[static_cast<std::size_t>(row % channels)];
-          const auto sums = backward(g + done, from + done, run, step, what, to + done);
-          parts.scale[static_cast<std::size_t>(row + block)] += sums.scale;
-          parts.offset[static_cast<std::size_t>(row + block)] += sums.offset;
-          done += run;
-        }
-      });
-    }
+    for_each_stretch<T>(
+        grad, x, dst, first, last, stream,
+        [&]<class S>(std::int64_t at, std::int64_t count, const S* g, const S* from, S* to,
+                     bool past) {
+          for (std::int64_t done = 0; done < count;) {
+            const std::int64_t row = (at + done) / inner;
+            const std::int64_t run = std::min((row + 1) * inner - at - done, count - done);
+            const auto& step = grids.steps[static_cast<std::size_t>(row % channels)];
+            const auto sums = backward(g + done, from + done, run, step, what, to + done, past);
+            parts.scale[static_cast<std::size_t>(row + block)] += sums.scale;
+            parts.offset[static_cast<std::size_t>(row + block)] += sums.offset;
+            done += run;
+          }
+        });
   });
   Sums total(channels);
   for (std::int64_t block = 0; block < blocks; ++block) {

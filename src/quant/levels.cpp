@@ -132,24 +132,24 @@ void round_to_levels(const AnyView& src, std::span<const float> scale,
   const GridSteps<T> grids = level_steps<T>(src.shape(), scale, axis, where);
   check_no_nan(src, where);
   const int powers = levels.powers;
-  transform(
-      src, dst, bits, grids,
-      [powers](const T* from, std::int64_t n, const auto& grid, T* to, std::uint8_t* to_bits) {
-        unsigned byte = 0;
-        for (std::int64_t i = 0; i < n; ++i) {
-          const auto s = static_cast<float>(scale_at(grid, i));
-          const T x = from[i];
-          to[i] = powers == 0 ? binarize(x, s) : nearest_power_of_two(x, s, powers);
-          if (to_bits == nullptr) continue;
-          const double reach = (powers == 0 ? 2.0 : 1.5) * static_cast<double>(s);
-          const bool inside = std::abs(static_cast<double>(x)) <= reach;
-          byte |= static_cast<unsigned>(inside) << (i % 8);
-          if (i % 8 == 7 || i + 1 == n) {
-            to_bits[i / 8] = static_cast<std::uint8_t>(byte);
-            byte = 0;
-          }
-        }
-      });
+  transform(src, dst, bits, grids,
+            [powers](const T* from, std::int64_t n, const auto& grid, T* to, std::uint8_t* to_bits,
+                     bool) {
+              unsigned byte = 0;
+              for (std::int64_t i = 0; i < n; ++i) {
+                const auto s = static_cast<float>(scale_at(grid, i));
+                const T x = from[i];
+                to[i] = powers == 0 ? binarize(x, s) : nearest_power_of_two(x, s, powers);
+                if (to_bits == nullptr) continue;
+                const double reach = (powers == 0 ? 2.0 : 1.5) * static_cast<double>(s);
+                const bool inside = std::abs(static_cast<double>(x)) <= reach;
+                byte |= static_cast<unsigned>(inside) << (i % 8);
+                if (i % 8 == 7 || i + 1 == n) {
+                  to_bits[i / 8] = static_cast<std::uint8_t>(byte);
+                  byte = 0;
+                }
+              }
+            });
 }
 
 double best_scale(std::vector<double>& magnitudes, ScaleRule rule) {

@@ -9,6 +9,7 @@
 #include <cstring>
 #include <span>
 #include <string>
+#include <type_traits>
 
 #include "kernels/float_mode.hpp"
 #include "kernels/stream_copy.hpp"
@@ -55,10 +56,12 @@ inline void check_bits(std::span<const std::uint8_t> bits, const AnyView& x, con
         "bits must not overlap another array");
 }
 
-/// True where the result is too large for the caches and is not written over its source.
+/// True where kernels may write the result past the caches: it is too large for them, and
+/// nothing of it is read again.
 inline bool is_streamed(const AnyView& src, const MutableAnyView& dst) noexcept {
   return src.is_contiguous() && dst.is_contiguous() && src.data() != dst.data() &&
-         byte_count(dst.dtype(), dst.size()) >= kernels::kStreamBytes;
+         byte_count(dst.dtype(), dst.size()) >= kernels::kStreamBytes &&
+         reinterpret_cast<std::uintptr_t>(dst.data()) % 16 == 0;
 }
 
 /// Puts `n` bits behind the `at` bits that `dst` already holds; the rest of the last byte is 0.
@@ -77,61 +80,79 @@ inline void append_bits(const std::uint8_t* src, std::int64_t n, std::uint8_t* d
   }
 }
 
-/// Calls run(src, n, grid or grids, dst, bits) for the runs of elements [first, first + n), which
-/// are contiguous at src and dst. `bits` is null or the byte of the first element's bit, which
-/// starts a byte.
-template <class T, class Run>
-void transform_block(const T* src, std::int64_t first, std::int64_t n, const GridSteps<T>& steps,
-                     T* dst, std::uint8_t* bits, Run&& run) {
+/// Calls run(src, n, grid or grids, dst, bits, stream) for the runs of elements
+/// [first, first + n), which are contiguous at src and dst. `bits` is null or the byte of the first
+/// element's bit, which starts a byte.
+template <class T, class S, class Run>
+void transform_block(const S* src, std::int64_t first, std::int64_t n, const GridSteps<T>& steps,
+                     S* dst, std::uint8_t* bits, bool stream, Run&& run) {
   const auto piece = [&](std::int64_t at, std::int64_t count, const auto& grids) {
     const std::int64_t done = at - first;
     if (bits == nullptr) {
-      run(src + done, count, grids, dst + done, static_cast<std::uint8_t*>(nullptr));
+      run(src + done, count, grids, dst + done, static_cast<std::uint8_t*>(nullptr), stream);
     } else if (done % 8 == 0 && (count % 8 == 0 || done + count == n)) {
-      run(src + done, count, grids, dst + done, bits + done / 8);
+      run(src + done, count, grids, dst + done, bits + done / 8, stream);
     } else {
       std::uint8_t part[kernels::kScratch / 8];
-      run(src + done, count, grids, dst + done, part);
+      run(src + done, count, grids, dst + done, part, stream);
       append_bits(part, count, bits, done);
     }
   };
   steps.for_each_run(first, n, piece, piece);
 }
 
-/// Calls run as above for all elements of `src`, which become values of type T on the way to
-/// `dst`. `bits` is empty or has a bit for each element.
+/// The same for all elements of two contiguous tensors of S.
+template <class S, class T, class Run>
+void transform_contiguous(const AnyView& src, const MutableAnyView& dst,
+                          std::span<std::uint8_t> bits, const GridSteps<T>& steps, Run&& run) {
+  const bool whole = steps.has_whole_bytes();
+  const bool stream = whole && is_streamed(src, dst);
+  // Bits that do not fill bytes are put together in a scratch of bounded size.
+  const std::int64_t most = bits.empty() || whole ? kGrain : kernels::kScratch;
+  parallel_for(src.size(), kGrain, [&](std::int64_t first, std::int64_t last) {
+    const kernels::FloatMode mode;
+    for (std::int64_t at = first; at < last; at += most) {
+      transform_block(static_cast<const S*>(src.data()) + at, at, std::min(most, last - at), steps,
+                      static_cast<S*>(dst.data()) + at,
+                      bits.empty() ? nullptr : bits.data() + at / 8, stream, run);
+    }
+    if (stream) kernels::stream_fence();
+  });
+}
+
+/// Calls run as above for all elements of `src`. Contiguous memory is given to it as it is; run
+/// takes 16-bit floats too, or they become values of T on the way. `bits` is empty or has a bit for
+/// each element.
 template <class T, class Run>
 void transform(const AnyView& src, const MutableAnyView& dst, std::span<std::uint8_t> bits,
                const GridSteps<T>& steps, Run&& run) {
   using kernels::kScratch;
-  const bool plain = src.dtype() == dtype_of<T>() && src.is_contiguous() && dst.is_contiguous();
-  const bool stream = plain && is_streamed(src, dst);
-  const bool whole = plain && !stream && (bits.empty() || steps.has_whole_bytes());
+  if (src.is_contiguous() && dst.is_contiguous()) {
+    if (src.dtype() == dtype_of<T>()) {
+      return transform_contiguous<T>(src, dst, bits, steps, run);
+    }
+    if constexpr (std::is_same_v<T, float>) {
+      if constexpr (std::is_invocable_v<Run, const float16*, std::int64_t,
+                                        const kernels::GridStep<T>&, float16*, std::uint8_t*,
+                                        bool>) {
+        return src.dtype() == DType::float16
+                   ? transform_contiguous<float16>(src, dst, bits, steps, run)
+                   : transform_contiguous<bfloat16>(src, dst, bits, steps, run);
+      }
+    }
+  }
   parallel_for(src.size(), kGrain, [&](std::int64_t first, std::int64_t last) {
     const kernels::FloatMode mode;
-    const auto bits_at = [&](std::int64_t at) {
-      return bits.empty() ? nullptr : bits.data() + at / 8;
-    };
-    if (whole) {
-      transform_block(static_cast<const T*>(src.data()) + first, first, last - first, steps,
-                      static_cast<T*>(dst.data()) + first, bits_at(first), run);
-      return;
-    }
     alignas(64) T in[kScratch];
     alignas(64) T out[kScratch];
     for (std::int64_t at = first; at < last; at += kScratch) {
       const std::int64_t n = std::min(kScratch, last - at);
       const T* from = kernels::block(src, at, n, in);
-      T* to = stream ? out : kernels::writable_block(dst, at, out);
-      transform_block(from, at, n, steps, to, bits_at(at), run);
-      if (stream) {
-        kernels::stream_copy(out, n * static_cast<std::int64_t>(sizeof(T)),
-                             static_cast<T*>(dst.data()) + at);
-      } else if (to == out) {
-        kernels::store(out, at, n, dst);
-      }
+      T* to = kernels::writable_block(dst, at, out);
+      transform_block(from, at, n, steps, to, bits.empty() ? nullptr : bits.data() + at / 8, false,
+                      run);
+      if (to == out) kernels::store(out, at, n, dst);
     }
-    if (stream) kernels::stream_fence();
   });
 }
 

@@ -60,6 +60,13 @@ void fake_quant(const double* src, std::int64_t n, const auto& grid, const GridR
                 double* dst, std::uint8_t* bits) {
   kernels::fake_quant_f64(src, n, grid, rule, dst, bits);
 }
+void fake_quant_of(const float* src, auto... others) { kernels::fake_quant_f32(src, others...); }
+void fake_quant_of(const float16* src, auto... others) { kernels::fake_quant_f16(src, others...); }
+void fake_quant_of(const bfloat16* src, auto... others) {
+  kernels::fake_quant_bf16(src, others...);
+}
+void fake_quant_of(const double* src, auto... others) { kernels::fake_quant_f64(src, others...); }
+
 void quantize(const float* src, std::int64_t n, const auto& grid, const GridRule& rule,
               Integer type, void* dst) {
   kernels::quantize_f32(src, n, grid, rule, type, dst);
@@ -217,6 +224,48 @@ void check_integers(Integer type) {
   }
 }
 
+// Whether the elements are written past the caches does not change them.
+template <class T, class Step>
+void check_streamed(std::int64_t n, const std::vector<T>& x, const Step& step, Compat compat) {
+  const auto size = static_cast<std::size_t>(n);
+  const auto bytes = static_cast<std::size_t>(quant::bit_bytes(n));
+  for (const std::size_t offset : {std::size_t{0}, 16 / sizeof(T)}) {
+    alignas(64) T y[2][1024];
+    std::vector<std::uint8_t> bits[2] = {std::vector<std::uint8_t>(bytes),
+                                         std::vector<std::uint8_t>(bytes)};
+    for (const bool stream : {false, true}) {
+      T* to = y[stream] + offset;
+      to[size] = T(77);
+      fake_quant_of(x.data(), n, step, rule_of(compat), to, bits[stream].data(), stream);
+      const T untouched(77);
+      CHECK(std::memcmp(to + size, &untouched, sizeof(T)) == 0);
+    }
+    CHECK(std::memcmp(y[0] + offset, y[1] + offset, size * sizeof(T)) == 0);
+    CHECK(bits[0] == bits[1]);
+  }
+}
+
+// 16-bit floats: the formula in float, then rounded.
+template <class Half>
+void check_halves(std::int64_t n, const Grid& grid, Compat compat) {
+  std::vector<Half> x;
+  for (const float value : values<float>(n, grid.scale)) x.push_back(Half(value));
+  const auto step = step_of<float>(grid, compat);
+  std::vector<Half> y(x.size() + 1, Half(77.0f));
+  std::vector<std::uint8_t> bits(static_cast<std::size_t>(quant::bit_bytes(n)) + 1, 0xAB);
+  fake_quant_of(x.data(), n, step, rule_of(compat), y.data(), bits.data(), false);
+  bool all = true;
+  for (std::size_t i = 0; i < x.size(); ++i) {
+    const auto value = static_cast<float>(x[i]);
+    all = all && y[i].bits == Half(quant::fake_quantize(value, grid, compat)).bits &&
+          bit(bits, i) == quant::passes_gradient(value, grid, compat);
+  }
+  CHECK(all);
+  CHECK(y.back().bits == Half(77.0f).bits);
+  CHECK(bits.back() == 0xAB);
+  check_streamed(n, x, step, compat);
+}
+
 // Every `stride`-th of the 2^32 floats.
 void check_patterns(std::uint64_t stride) {
   constexpr std::size_t kBlock = 4096;
@@ -270,6 +319,33 @@ TEST_CASE("Fake-quantizing a run equals the formula at every length and start",
   });
 }
 
+TEST_CASE("16-bit floats are rounded once, from the float that the formula gives",
+          "[kernels][quant]") {
+  tests::with_every_isa([] {
+    for (const Compat compat : kCompats) {
+      for (const Grid& grid : kGrids) {
+        for (const std::int64_t n : lengths()) {
+          check_halves<float16>(n, grid, compat);
+          check_halves<bfloat16>(n, grid, compat);
+        }
+      }
+    }
+  });
+}
+
+TEST_CASE("Fake quantization past the caches gives the same bits", "[kernels][quant]") {
+  tests::with_every_isa([] {
+    for (const Compat compat : kCompats) {
+      for (const std::int64_t n : lengths()) {
+        const auto x = values<float>(n, kGrids[0].scale);
+        check_streamed(n, x, step_of<float>(kGrids[0], compat), compat);
+        const auto wide = values<double>(n, static_cast<double>(kGrids[0].scale));
+        check_streamed(n, wide, step_of<double>(kGrids[0], compat), compat);
+      }
+    }
+  });
+}
+
 TEST_CASE("A grid for each element gives what each grid alone gives", "[kernels][quant]") {
   tests::with_every_isa([] {
     for (const Compat compat : {Compat::none, Compat::tflite}) {
@@ -316,8 +392,10 @@ TEST_CASE("Keeping by bits copies exactly the marked elements", "[kernels][quant
         std::vector<Word> src(count);
         for (std::size_t i = 0; i < count; ++i) src[i] = static_cast<Word>(~i);
         std::vector<Word> dst(count + 1, Word(77));
-        keep(src.data(), bits.data(), n, dst.data());
-        bool all = true;
+        keep(src.data(), bits.data(), n, dst.data(), false);
+        alignas(64) Word streamed[1024];
+        keep(src.data(), bits.data(), n, streamed, true);
+        bool all = count == 0 || std::memcmp(streamed, dst.data(), count * sizeof(Word)) == 0;
         for (std::size_t i = 0; i < count; ++i) {
           all = all && dst[i] == (bit(bits, i) ? src[i] : Word(0));
         }
