@@ -18,12 +18,12 @@ struct MinMax {
 [[nodiscard]] MinMax<float> min_max_f32(const float* src, std::int64_t n) noexcept;
 [[nodiscard]] MinMax<double> min_max_f64(const double* src, std::int64_t n) noexcept;
 
-/// mins[i] = min(mins[i], src[i]) and maxs[i] likewise where src[i] is finite; false where a NaN
-/// or infinity was met.
-[[nodiscard]] bool min_max_update_f32(const float* src, std::int64_t n, float* mins,
-                                      float* maxs) noexcept;
-[[nodiscard]] bool min_max_update_f64(const double* src, std::int64_t n, double* mins,
-                                      double* maxs) noexcept;
+/// For each of `rows` rows of n values that follow each other: mins[i] = min(mins[i], src[i]) and
+/// maxs[i] likewise where src[i] is finite; false where a NaN or infinity was met.
+[[nodiscard]] bool min_max_update_f32(const float* src, std::int64_t rows, std::int64_t n,
+                                      float* mins, float* maxs) noexcept;
+[[nodiscard]] bool min_max_update_f64(const double* src, std::int64_t rows, std::int64_t n,
+                                      double* mins, double* maxs) noexcept;
 
 [[nodiscard]] bool has_nan_f32(const float* src, std::int64_t n) noexcept;
 [[nodiscard]] bool has_nan_f64(const double* src, std::int64_t n) noexcept;

@@ -3,6 +3,7 @@
 
 #include <moptcore/core/parallel.hpp>
 
+#include <atomic>
 #include <cmath>
 #include <mutex>
 #include <string>
@@ -26,40 +27,26 @@ constexpr int kFractionBits = 23;
 constexpr int kMinExponent = -149;
 
 BinGrid bin_grid(float min, int exponent, std::int64_t bins) {
-  const int half = -exponent / 2;
+  // Products below 2^24 of a float and a power of two from 1 on have all its digits.
+  const bool is_exact = exponent <= 0 && exponent >= -126;
+  const int half = is_exact ? -exponent : -exponent / 2;
   return {std::ldexp(1.0f, half), std::ldexp(1.0f, -exponent - half),
-          static_cast<float>(bin_of(min, exponent)), static_cast<std::int32_t>(bins)};
+          static_cast<float>(bin_of(min, exponent)), static_cast<std::int32_t>(bins), is_exact};
 }
 
-// Counts of one grid. Four tables, because equal values in a row would wait for each other's
-// stores.
+// Counts of one grid.
 class Tally {
  public:
   explicit Tally(std::int64_t bins)
-      : size_(static_cast<std::size_t>(bins) + 1), tables_(4 * size_, 0) {}
+      : size_(static_cast<std::size_t>(bins) + 1),
+        tables_(static_cast<std::size_t>(kernels::kCountTables) * size_, 0) {}
 
-  void add(const float* src, std::int64_t n, const BinGrid& grid) {
-    alignas(64) std::int32_t bin[kScratch];
-    for (std::int64_t at = 0; at < n; at += kScratch) {
-      const std::int64_t count = std::min(kScratch, n - at);
-      kernels::bin_f32(src + at, count, grid, bin);
-      std::uint32_t* const a = tables_.data();
-      std::uint32_t* const b = a + size_;
-      std::uint32_t* const c = b + size_;
-      std::uint32_t* const d = c + size_;
-      std::int64_t i = 0;
-      for (; i + 4 <= count; i += 4) {
-        ++a[bin[i]];
-        ++b[bin[i + 1]];
-        ++c[bin[i + 2]];
-        ++d[bin[i + 3]];
-      }
-      for (; i < count; ++i) ++a[bin[i]];
-      pending_ += count;
-    }
+  void add(const float* src, std::int64_t n, const BinGrid& grid, bool finite) {
+    kernels::count_f32(src, n, grid, finite, tables_.data());
+    pending_ += n;
   }
 
-  void add(const double* src, std::int64_t n, const BinGrid& grid) {
+  void add(const double* src, std::int64_t n, const BinGrid& grid, bool finite) {
     constexpr double kTop = std::numeric_limits<float>::max();
     alignas(64) float rounded[kScratch];
     for (std::int64_t at = 0; at < n; at += kScratch) {
@@ -68,7 +55,7 @@ class Tally {
         const double x = src[at + i];
         rounded[i] = static_cast<float>(std::isfinite(x) ? std::clamp(x, -kTop, kTop) : x);
       }
-      add(rounded, count, grid);
+      add(rounded, count, grid, finite);
     }
   }
 
@@ -76,6 +63,7 @@ class Tally {
   [[nodiscard]] bool is_full() const noexcept { return pending_ >= std::int64_t{1} << 30; }
 
   void flush(std::int64_t* counts) {
+    if (pending_ == 0) return;
     for (std::size_t i = 0; i + 1 < size_; ++i) {
       counts[i] += static_cast<std::int64_t>(tables_[i]) + tables_[i + size_] +
                    tables_[i + 2 * size_] + tables_[i + 3 * size_];
@@ -90,24 +78,110 @@ class Tally {
   std::int64_t pending_ = 0;
 };
 
+// Moves counts[i] of bin first + i, in place, to the grid whose bins are 2^shift as wide.
+void coarsen(std::int64_t* counts, std::int64_t bins, std::int64_t first, int shift,
+             std::int64_t new_first, std::vector<std::int64_t>& scratch) {
+  scratch.assign(static_cast<std::size_t>(bins), 0);
+  for (std::int64_t i = 0; i < bins; ++i) {
+    if (counts[i] == 0) continue;
+    scratch[static_cast<std::size_t>(((first + i) >> shift) - new_first)] += counts[i];
+  }
+  std::ranges::copy(scratch, counts);
+}
+
+// What one channel has seen, as an observer or one of its threads holds it.
+struct Channel {
+  float& min;
+  float& max;
+  std::int64_t& exponent;
+  std::int64_t* counts;
+  std::int64_t bins;
+
+  void widen(float low, float high, std::vector<std::int64_t>& scratch) const {
+    if (!is_seen(low, high)) return;
+    const bool any = is_seen(min, max);
+    const int old = static_cast<int>(exponent);
+    const std::int64_t first = any ? bin_of(min, old) : 0;
+    min = std::min(min, low);
+    max = std::max(max, high);
+    const int now = bin_exponent(min, max, bins);
+    exponent = now;
+    if (!any) return;
+    const std::int64_t new_first = bin_of(min, now);
+    if (now == old && new_first == first) return;
+    // Bins are below 2^24 in magnitude: a longer shift has no other result.
+    coarsen(counts, bins, first, std::min(now - old, 62), new_first, scratch);
+  }
+
+  [[nodiscard]] BinGrid grid() const {
+    return bin_grid(is_seen(min, max) ? min : 0.0f, static_cast<int>(exponent), bins);
+  }
+};
+
+struct Counted {
+  explicit Counted(std::int64_t bins) : counts(static_cast<std::size_t>(bins), 0) {}
+
+  [[nodiscard]] Channel channel() {
+    return {min, max, exponent, counts.data(), static_cast<std::int64_t>(counts.size())};
+  }
+
+  float min = kInfinity;
+  float max = -kInfinity;
+  std::int64_t exponent = 0;
+  std::vector<std::int64_t> counts;
+};
+
+// Values that are looked at for their range and then, still in the first cache, counted.
+constexpr std::int64_t kPiece = 4096;
+
+// The whole tensor in one pass: the range grows while counting goes on, which the counts do not
+// show. False where a value was not finite.
 template <class T>
-void count_all(const AnyView& x, const BinGrid& grid, std::int64_t* counts) {
+bool count_all(const AnyView& x, Counted& all) {
   std::mutex mutex;
+  std::atomic<bool> all_finite{true};
+  const auto bins = static_cast<std::int64_t>(all.counts.size());
+  Counted start(bins);
+  start.min = all.min;
+  start.max = all.max;
+  start.exponent = all.exponent;
   parallel_for(x.size(), kGrain, [&](std::int64_t first, std::int64_t last) {
     const kernels::FloatMode mode;
-    Tally tally(grid.bins);
-    for_each_piece<T>(x, first, last,
-                      [&](const T* src, std::int64_t, std::int64_t n) { tally.add(src, n, grid); });
+    std::vector<std::int64_t> scratch;
+    Counted mine = start;
+    const Channel channel = mine.channel();
+    Tally tally(bins);
+    BinGrid grid = channel.grid();
+    bool ok = true;
+    for_each_piece<T>(x, first, last, [&](const T* src, std::int64_t, std::int64_t n) {
+      for (std::int64_t at = 0; at < n; at += kPiece) {
+        const std::int64_t count = std::min(kPiece, n - at);
+        const auto [low, high, finite] = piece_range(src + at, count);
+        ok = ok && finite;
+        if (!is_seen(low, high)) continue;
+        if (low < mine.min || high > mine.max || tally.is_full()) {
+          tally.flush(mine.counts.data());
+          channel.widen(low, high, scratch);
+          grid = channel.grid();
+        }
+        tally.add(src + at, count, grid, finite);
+      }
+    });
+    tally.flush(mine.counts.data());
+    if (!ok) all_finite.store(false, std::memory_order_relaxed);
     // Sums of integers do not depend on the order.
     const std::scoped_lock lock(mutex);
-    tally.flush(counts);
+    all.channel().widen(mine.min, mine.max, scratch);
+    channel.widen(all.min, all.max, scratch);
+    for (std::size_t i = 0; i < mine.counts.size(); ++i) all.counts[i] += mine.counts[i];
   });
+  return all_finite.load();
 }
 
 // Long rows: each channel's are counted by one thread.
 template <class T>
 void count_rows(const AnyView& x, const ChannelLayout& layout, const std::vector<BinGrid>& grids,
-                std::int64_t* counts) {
+                bool finite, std::int64_t* counts) {
   const std::int64_t rows = x.size() / layout.inner;
   parallel_for(layout.channels, 1, [&](std::int64_t first, std::int64_t last) {
     const kernels::FloatMode mode;
@@ -117,7 +191,7 @@ void count_rows(const AnyView& x, const ChannelLayout& layout, const std::vector
       for (std::int64_t row = c; row < rows; row += layout.channels) {
         for_each_piece<T>(
             x, row * layout.inner, (row + 1) * layout.inner,
-            [&](const T* src, std::int64_t, std::int64_t n) { tally.add(src, n, grid); });
+            [&](const T* src, std::int64_t, std::int64_t n) { tally.add(src, n, grid, finite); });
         if (tally.is_full()) tally.flush(counts + c * grid.bins);
       }
       tally.flush(counts + c * grid.bins);
@@ -157,23 +231,11 @@ void count_interleaved(const AnyView& x, const ChannelLayout& layout,
 }
 
 template <class T>
-void count(const AnyView& x, std::optional<int> axis, const std::vector<int>& exponents,
-           const std::vector<BinGrid>& grids, std::int64_t* counts) {
-  if (!axis) return count_all<T>(x, grids.front(), counts);
-  const ChannelLayout layout(x.shape(), *axis);
-  if (layout.has_rows()) return count_rows<T>(x, layout, grids, counts);
+void count_channels(const AnyView& x, int axis, const std::vector<int>& exponents,
+                    const std::vector<BinGrid>& grids, bool finite, std::int64_t* counts) {
+  const ChannelLayout layout(x.shape(), axis);
+  if (layout.has_rows()) return count_rows<T>(x, layout, grids, finite, counts);
   count_interleaved<T>(x, layout, exponents, grids, counts);
-}
-
-// Moves counts[i] of bin first + i, in place, to the grid whose bins are 2^shift as wide.
-void coarsen(std::int64_t* counts, std::int64_t bins, std::int64_t first, int shift,
-             std::int64_t new_first, std::vector<std::int64_t>& scratch) {
-  scratch.assign(static_cast<std::size_t>(bins), 0);
-  for (std::int64_t i = 0; i < bins; ++i) {
-    if (counts[i] == 0) continue;
-    scratch[static_cast<std::size_t>(((first + i) >> shift) - new_first)] += counts[i];
-  }
-  std::ranges::copy(scratch, counts);
 }
 
 }  // namespace
@@ -217,43 +279,47 @@ void CountingObserver::widen(const std::vector<float>& min, const std::vector<fl
     max_.assign(max.size(), -kInfinity);
   }
   for (std::size_t c = 0; c < min_.size(); ++c) {
-    if (!is_seen(min[c], max[c])) continue;
-    const float low = std::min(min_[c], min[c]);
-    const float high = std::max(max_[c], max[c]);
-    const int exponent = bin_exponent(low, high, bins_);
-    if (is_seen(min_[c], max_[c])) {
-      const int old = static_cast<int>(exponent_[c]);
-      const std::int64_t first = bin_of(min_[c], old);
-      const std::int64_t new_first = bin_of(low, exponent);
-      if (exponent != old || new_first != first) {
-        // Bins are below 2^24 in magnitude: a longer shift has no other result.
-        coarsen(counts_.data() + static_cast<std::int64_t>(c) * bins_, bins_, first,
-                std::min(exponent - old, 62), new_first, scratch);
-      }
-    }
-    exponent_[c] = exponent;
-    min_[c] = low;
-    max_[c] = high;
+    const Channel channel{min_[c], max_[c], exponent_[c],
+                          counts_.data() + static_cast<std::int64_t>(c) * bins_, bins_};
+    channel.widen(min[c], max[c], scratch);
   }
 }
 
 void CountingObserver::update(const AnyView& x, OnNonFinite nonfinite) {
+  if (!axis_) return update_all(x, nonfinite);
   const auto [axis, seen] = observe(x, axis_, min_.size(), nonfinite);
-  const std::size_t channels = seen.min.size();
   const kernels::FloatMode mode;
   widen(seen.min, seen.max);
   std::vector<int> exponents;
   std::vector<BinGrid> grids;
-  for (std::size_t c = 0; c < channels; ++c) {
-    const bool any = is_seen(min_[c], max_[c]);
+  for (std::size_t c = 0; c < min_.size(); ++c) {
     exponents.push_back(static_cast<int>(exponent_[c]));
-    grids.push_back(bin_grid(any ? min_[c] : 0.0f, exponents.back(), bins_));
+    grids.push_back(bin_grid(is_seen(min_[c], max_[c]) ? min_[c] : 0.0f, exponents.back(), bins_));
   }
   if (x.dtype() == DType::float64) {
-    count<double>(x, axis, exponents, grids, counts_.data());
+    count_channels<double>(x, *axis, exponents, grids, seen.finite, counts_.data());
   } else {
-    count<float>(x, axis, exponents, grids, counts_.data());
+    count_channels<float>(x, *axis, exponents, grids, seen.finite, counts_.data());
   }
+}
+
+void CountingObserver::update_all(const AnyView& x, OnNonFinite nonfinite) {
+  (void)observed_axis(x, axis_, kUpdate);
+  const kernels::FloatMode mode;
+  Counted all(bins_);
+  if (!min_.empty()) {
+    all.min = min_[0];
+    all.max = max_[0];
+    all.exponent = exponent_[0];
+    all.counts = counts_;
+  }
+  const bool finite =
+      x.dtype() == DType::float64 ? count_all<double>(x, all) : count_all<float>(x, all);
+  check_observed(finite, nonfinite);
+  min_.assign(1, all.min);
+  max_.assign(1, all.max);
+  exponent_.assign(1, all.exponent);
+  counts_ = std::move(all.counts);
 }
 
 BinCounts CountingObserver::channel(std::int64_t index) const noexcept {

@@ -30,6 +30,20 @@ constexpr bool is_seen(float min, float max) noexcept { return min <= max; }
 /// Of all elements, or for each index of an axis. Doubles beyond the largest float become it.
 Ranges observed_range(const AnyView& x, std::optional<int> axis);
 
+/// The range of contiguous values as observed_range gives it.
+struct PieceRange {
+  float min;
+  float max;
+  bool finite;
+};
+PieceRange piece_range(const float* src, std::int64_t n) noexcept;
+PieceRange piece_range(const double* src, std::int64_t n) noexcept;
+
+inline constexpr auto kUpdate = "quant.Observer.update";
+
+/// Throws for values that are not finite unless they are skipped.
+void check_observed(bool finite, OnNonFinite nonfinite);
+
 /// `axis` counted from the front. Throws unless x is floating, not empty and has the axis.
 std::optional<int> observed_axis(const AnyView& x, std::optional<std::int64_t> axis,
                                  const char* where);

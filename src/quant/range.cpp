@@ -28,11 +28,13 @@ MinMax<float> min_max(const float* src, std::int64_t n) noexcept {
 MinMax<double> min_max(const double* src, std::int64_t n) noexcept {
   return kernels::min_max_f64(src, n);
 }
-bool update_each(const float* src, std::int64_t n, float* mins, float* maxs) noexcept {
-  return kernels::min_max_update_f32(src, n, mins, maxs);
+bool update_each(const float* src, std::int64_t rows, std::int64_t n, float* mins,
+                 float* maxs) noexcept {
+  return kernels::min_max_update_f32(src, rows, n, mins, maxs);
 }
-bool update_each(const double* src, std::int64_t n, double* mins, double* maxs) noexcept {
-  return kernels::min_max_update_f64(src, n, mins, maxs);
+bool update_each(const double* src, std::int64_t rows, std::int64_t n, double* mins,
+                 double* maxs) noexcept {
+  return kernels::min_max_update_f64(src, rows, n, mins, maxs);
 }
 
 template <class T>
@@ -73,18 +75,23 @@ Ranges axis_ranges(const AnyView& x, int axis) {
     T* const high = maxs.data() + block * each;
     bool ok = true;
     for_each_piece<T>(x, first, last, [&](const T* src, std::int64_t start, std::int64_t n) {
-      layout.for_each_run(
-          start, n,
-          [&](std::int64_t at, std::int64_t length, std::int64_t channel) {
-            const MinMax<T> row = min_max(src + (at - start), length);
-            low[channel] = std::min(low[channel], row.min);
-            high[channel] = std::max(high[channel], row.max);
-            ok = ok && row.finite;
-          },
-          [&](std::int64_t at, std::int64_t length, std::int64_t offset) {
-            const bool good = update_each(src + (at - start), length, low + offset, high + offset);
-            ok = ok && good;
-          });
+      const auto row = [&](std::int64_t at, std::int64_t length, std::int64_t channel) {
+        const MinMax<T> of_row = min_max(src + (at - start), length);
+        low[channel] = std::min(low[channel], of_row.min);
+        high[channel] = std::max(high[channel], of_row.max);
+        ok = ok && of_row.finite;
+      };
+      if (layout.has_rows()) return layout.for_each_run(start, n, row, row);
+      for (std::int64_t at = start; at < start + n;) {
+        const std::int64_t offset = at % layout.period();
+        const std::int64_t rest = start + n - at;
+        const std::int64_t length = std::min(each - offset, rest);
+        const std::int64_t rows = offset == 0 ? rest / length : 1;
+        const bool good =
+            update_each(src + (at - start), rows, length, low + offset, high + offset);
+        ok = ok && good;
+        at += rows * length;
+      }
     });
     if (!ok) finite.store(false, std::memory_order_relaxed);
   });
@@ -104,6 +111,14 @@ Ranges axis_ranges(const AnyView& x, int axis) {
   return ranges;
 }
 
+// A double may lie beyond the largest float.
+void clamp_to_float(float& min, float& max) noexcept {
+  constexpr float kTop = std::numeric_limits<float>::max();
+  if (!is_seen(min, max)) return;
+  min = std::clamp(min, -kTop, kTop);
+  max = std::clamp(max, -kTop, kTop);
+}
+
 }  // namespace
 
 Ranges observed_range(const AnyView& x, std::optional<int> axis) {
@@ -113,14 +128,25 @@ Ranges observed_range(const AnyView& x, std::optional<int> axis) {
   } else {
     seen = axis ? axis_ranges<float>(x, *axis) : whole_range<float>(x);
   }
-  // A double may lie beyond the largest float.
-  constexpr float kTop = std::numeric_limits<float>::max();
-  for (std::size_t c = 0; c < seen.min.size(); ++c) {
-    if (!is_seen(seen.min[c], seen.max[c])) continue;
-    seen.min[c] = std::clamp(seen.min[c], -kTop, kTop);
-    seen.max[c] = std::clamp(seen.max[c], -kTop, kTop);
-  }
+  for (std::size_t c = 0; c < seen.min.size(); ++c) clamp_to_float(seen.min[c], seen.max[c]);
   return seen;
+}
+
+PieceRange piece_range(const float* src, std::int64_t n) noexcept {
+  const MinMax<float> seen = min_max(src, n);
+  return {seen.min, seen.max, seen.finite};
+}
+
+PieceRange piece_range(const double* src, std::int64_t n) noexcept {
+  const MinMax<double> seen = min_max(src, n);
+  PieceRange range{static_cast<float>(seen.min), static_cast<float>(seen.max), seen.finite};
+  clamp_to_float(range.min, range.max);
+  return range;
+}
+
+void check_observed(bool finite, OnNonFinite nonfinite) {
+  check<NonFiniteError>(finite || nonfinite == OnNonFinite::skip, kUpdate,
+                        "x must be finite (nonfinite=\"error\")", "NaN or infinity");
 }
 
 std::optional<int> observed_axis(const AnyView& x, std::optional<std::int64_t> axis,
@@ -138,18 +164,16 @@ std::optional<int> observed_axis(const AnyView& x, std::optional<std::int64_t> a
 
 std::pair<std::optional<int>, Ranges> observe(const AnyView& x, std::optional<std::int64_t> axis,
                                               std::size_t known, OnNonFinite nonfinite) {
-  constexpr auto where = "quant.Observer.update";
-  const std::optional<int> at = observed_axis(x, axis, where);
+  const std::optional<int> at = observed_axis(x, axis, kUpdate);
   const std::size_t channels = at ? static_cast<std::size_t>(x.shape()[*at]) : 1;
   if (known != 0 && known != channels) [[unlikely]] {
     throw Error(error_text(
-        where,
+        kUpdate,
         "x must keep the extent " + std::to_string(known) + " of axis " + std::to_string(*axis),
         channels));
   }
   Ranges seen = observed_range(x, at);
-  check<NonFiniteError>(seen.finite || nonfinite == OnNonFinite::skip, where,
-                        "x must be finite (nonfinite=\"error\")", "NaN or infinity");
+  check_observed(seen.finite, nonfinite);
   return {at, std::move(seen)};
 }
 
@@ -237,8 +261,9 @@ bool row_ranges(const AnyView& x, const ChannelLayout& layout, std::int64_t grou
             const std::int64_t c = at / inner % layout.channels;
             const std::int64_t row = at / period * groups + c / group_size;
             const std::int64_t count = std::min(inner - i, start + n - at);
-            const bool good = update_each(src + (at - start), count, mins.data() + row * inner + i,
-                                          maxs.data() + row * inner + i);
+            const bool good =
+                update_each(src + (at - start), 1, count, mins.data() + row * inner + i,
+                            maxs.data() + row * inner + i);
             ok = ok && good;
             at += count;
           }

@@ -112,6 +112,7 @@ class MOPTCORE_API CountingObserver {
 
  private:
   void widen(const std::vector<float>& min, const std::vector<float>& max);
+  void update_all(const AnyView& x, OnNonFinite nonfinite);
 
   Search search_;
   std::int64_t bins_;

@@ -27,13 +27,17 @@ bool has_nan(const std::vector<float>& x) {
 bool has_nan(const std::vector<double>& x) {
   return kernels::has_nan_f64(x.data(), static_cast<std::int64_t>(x.size()));
 }
+template <class T>
+std::int64_t row_count(const std::vector<T>& x, const std::vector<T>& low) {
+  return low.empty() ? 0 : static_cast<std::int64_t>(x.size() / low.size());
+}
 bool update(const std::vector<float>& x, std::vector<float>& low, std::vector<float>& high) {
-  return kernels::min_max_update_f32(x.data(), static_cast<std::int64_t>(x.size()), low.data(),
-                                     high.data());
+  return kernels::min_max_update_f32(
+      x.data(), row_count(x, low), static_cast<std::int64_t>(low.size()), low.data(), high.data());
 }
 bool update(const std::vector<double>& x, std::vector<double>& low, std::vector<double>& high) {
-  return kernels::min_max_update_f64(x.data(), static_cast<std::int64_t>(x.size()), low.data(),
-                                     high.data());
+  return kernels::min_max_update_f64(
+      x.data(), row_count(x, low), static_cast<std::int64_t>(low.size()), low.data(), high.data());
 }
 
 template <class T>
@@ -63,6 +67,27 @@ void check_type() {
     for (std::size_t i = 0; i < n; ++i) {
       CHECK(low[i] == std::min(x[i], T(0)));
       CHECK(high[i] == std::max(x[i], T(0)));
+    }
+    // Rows that follow each other, one of them with a value that is not finite.
+    constexpr std::size_t kRows = 19;
+    for (const bool clean : {true, false}) {
+      auto rows = noise<T>(kRows * n);
+      if (!clean && n > 0) rows[11 * n + n / 2] = kNan;
+      std::vector<T> lows(n, kInfinity);
+      std::vector<T> highs(n, -kInfinity);
+      CHECK(update(rows, lows, highs) == (clean || n == 0));
+      for (std::size_t i = 0; i < n; ++i) {
+        T low = kInfinity;
+        T high = -kInfinity;
+        for (std::size_t row = 0; row < kRows; ++row) {
+          const T x = rows[row * n + i];
+          if (std::isnan(x)) continue;
+          low = std::min(low, x);
+          high = std::max(high, x);
+        }
+        CHECK(lows[i] == low);
+        CHECK(highs[i] == high);
+      }
     }
     // Wherever it stands, what is not finite is seen and left out.
     for (std::size_t at = 0; at < n; at += n / 7 + 1) {

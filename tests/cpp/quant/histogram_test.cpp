@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "catch.hpp"
 
+#include <moptcore/core/parallel.hpp>
 #include <moptcore/quant/quant.hpp>
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
 #include <random>
@@ -117,4 +119,43 @@ TEST_CASE("Counting observers refuse what is not finite and stay as they were", 
   observer.update(bad, OnNonFinite::skip);
   CHECK(observer.max()[0] == 1e9f);
   CHECK_THROWS_AS(observer.restore({0.0f}, {1.0f}, {0}, {1, 2}), FormatError);
+}
+
+TEST_CASE("One pass over a tensor counts as passes over its values do", "[quant]") {
+  // Pieces whose range grows and shrinks, longer than what one thread or one piece takes.
+  std::vector<float> values;
+  for (unsigned seed = 0; seed < 40; ++seed) {
+    const std::vector<float> some = sample(17001, (seed * 7) % 40);
+    values.insert(values.end(), some.begin(), some.end());
+  }
+  values[300001] = -0.0f;
+  const std::vector<double> doubles(values.begin(), values.end());
+  for (const std::int64_t bins : {7, 2048}) {
+    PercentileObserver all(99.0, Tails::split, std::nullopt, bins);
+    all.update(values);
+    const BinCounts found = all.channel(0);
+    const auto [low, high] = std::ranges::minmax_element(values);
+    CHECK(found.min == *low);
+    CHECK(found.max == *high);
+    CHECK(found.exponent == bin_exponent(*low, *high, bins));
+    std::vector<std::int64_t> expected(found.counts.size(), 0);
+    for (const float value : values) {
+      ++expected[static_cast<std::size_t>(bin_of(value, found.exponent) - found.first)];
+    }
+    CHECK(std::ranges::equal(found.counts, expected));
+    const int before = num_threads();
+    for (const int threads : {1, 3}) {
+      set_num_threads(threads);
+      PercentileObserver again(99.0, Tails::split, std::nullopt, bins);
+      again.update(doubles);
+      CHECK(again == all);
+      again.update(std::vector<float>{1e30f, std::numeric_limits<float>::quiet_NaN(), -2.5f},
+                   OnNonFinite::skip);
+      PercentileObserver parts(99.0, Tails::split, std::nullopt, bins);
+      parts.update(std::vector<float>{1e30f, -2.5f});
+      parts.update(values);
+      CHECK(again == parts);
+    }
+    set_num_threads(before);
+  }
 }
