@@ -152,39 +152,176 @@ void round_to_levels(const AnyView& src, std::span<const float> scale,
             });
 }
 
-double best_scale(std::vector<double>& magnitudes, ScaleRule rule) {
-  const auto n = static_cast<double>(magnitudes.size());
-  const double sum = std::accumulate(magnitudes.begin(), magnitudes.end(), 0.0);
-  if (sum == 0.0) return 1.0;
-  if (rule == ScaleRule::binary) return sum / n;
-  if (rule == ScaleRule::twn) {
-    const double threshold = 0.7 * sum / n;
-    double kept = 0.0;
-    double count = 0.0;
-    for (const double m : magnitudes) {
-      if (m > threshold) {
-        kept += m;
-        count += 1.0;
+// The values of one channel after the other, each channel's in row-major order.
+template <class T>
+class ChannelValues {
+ public:
+  ChannelValues(const AnyView& x, const ChannelLayout& layout) : x_(x), layout_(layout) {
+    if (layout.channels == 1 || layout.has_rows()) return;
+    // Rows too short to be read one by one.
+    turned_.resize(static_cast<std::size_t>(x.size()));
+    const std::int64_t each = count();
+    for_each_piece<T>(x, 0, x.size(), [&](const T* src, std::int64_t start, std::int64_t n) {
+      std::int64_t inner = start % layout.inner;
+      std::int64_t c = start / layout.inner % layout.channels;
+      std::int64_t row = start / layout.period();
+      for (std::int64_t i = 0; i < n; ++i) {
+        turned_[static_cast<std::size_t>(c * each + row * layout.inner + inner)] = src[i];
+        if (++inner < layout.inner) continue;
+        inner = 0;
+        if (++c < layout.channels) continue;
+        c = 0;
+        ++row;
+      }
+    });
+  }
+
+  [[nodiscard]] std::int64_t count() const { return x_.size() / layout_.channels; }
+
+  /// f(values, count) for pieces of a channel.
+  template <class F>
+  void for_each(std::int64_t channel, F&& f) const {
+    if (!turned_.empty()) return f(turned_.data() + channel * count(), count());
+    const auto piece = [&](const T* src, std::int64_t, std::int64_t n) { f(src, n); };
+    if (layout_.channels == 1) return for_each_piece<T>(x_, 0, x_.size(), piece);
+    for (std::int64_t at = channel * layout_.inner; at < x_.size(); at += layout_.period()) {
+      for_each_piece<T>(x_, at, at + layout_.inner, piece);
+    }
+  }
+
+ private:
+  const AnyView& x_;
+  ChannelLayout layout_;
+  std::vector<T> turned_;
+};
+
+// How many magnitudes share the upper half of their bits as floats, and their sum.
+struct MagnitudeBin {
+  double sum = 0.0;
+  double count = 0.0;
+};
+
+constexpr int kKeyShift = 16;
+constexpr std::size_t kKeys = std::size_t{1} << (31 - kKeyShift);
+
+std::size_t key_of(double magnitude) {
+  constexpr double kTop = std::numeric_limits<float>::max();
+  const auto rounded = static_cast<float>(std::min(magnitude, kTop));
+  return std::bit_cast<std::uint32_t>(rounded) >> kKeyShift;
+}
+
+// The mean of the k largest magnitudes, for the k whose sum squared over k is largest: kept at
+// that mean they leave the least error. Bins are passed from the largest magnitudes down; only
+// those are sorted whose values could end the best set, where all of the bin at its upper edge
+// would make it better than any whole bins do.
+template <class T>
+double ternary_scale(const ChannelValues<T>& values, std::int64_t channel, double largest) {
+  std::vector<MagnitudeBin> bins(kKeys);
+  values.for_each(channel, [&](const T* x, std::int64_t n) {
+    for (std::int64_t i = 0; i < n; ++i) {
+      const double m = std::abs(static_cast<double>(x[i]));
+      MagnitudeBin& bin = bins[key_of(m)];
+      bin.sum += m / largest;  // so that squares neither overflow nor vanish
+      bin.count += 1.0;
+    }
+  });
+  const auto gain = [](double sum, double count) { return sum * sum / count; };
+  double best = -1.0;
+  double mean = 0.0;
+  const auto take = [&](double sum, double count) {
+    if (gain(sum, count) <= best) return;
+    best = gain(sum, count);
+    mean = sum / count;
+  };
+  double sum = 0.0;
+  double count = 0.0;
+  for (std::size_t key = kKeys; key-- > 0;) {
+    if (bins[key].count == 0.0) continue;
+    sum += bins[key].sum;
+    count += bins[key].count;
+    take(sum, count);
+  }
+  const double whole = best;
+  std::vector<std::uint8_t> wanted(kKeys, 0);
+  sum = count = 0.0;
+  for (std::size_t key = kKeys; key-- > 0;) {
+    const MagnitudeBin& bin = bins[key];
+    if (bin.count == 0.0) continue;
+    const auto next = static_cast<std::uint32_t>((key + 1) << kKeyShift);
+    const double edge =
+        count == 0.0 ? 1.0
+                     : std::min(1.0, static_cast<double>(std::bit_cast<float>(next)) / largest);
+    // Convex in the number of values taken, so largest at an end.
+    wanted[key] = gain(sum + bin.count * edge, count + bin.count) > whole;
+    sum += bin.sum;
+    count += bin.count;
+  }
+  std::vector<T> some;
+  values.for_each(channel, [&](const T* x, std::int64_t n) {
+    for (std::int64_t i = 0; i < n; ++i) {
+      if (wanted[key_of(std::abs(static_cast<double>(x[i])))] != 0) some.push_back(std::abs(x[i]));
+    }
+  });
+  std::ranges::sort(some, std::greater<>());
+  sum = count = 0.0;
+  std::size_t at = 0;
+  for (std::size_t key = kKeys; key-- > 0;) {
+    if (wanted[key] != 0) {
+      double inside = sum;
+      double taken = count;
+      for (; at < some.size() && key_of(static_cast<double>(some[at])) == key; ++at) {
+        inside += static_cast<double>(some[at]) / largest;
+        taken += 1.0;
+        take(inside, taken);
       }
     }
-    return kept / count;
+    sum += bins[key].sum;
+    count += bins[key].count;
   }
-  std::ranges::sort(magnitudes, std::greater<>());
-  double best = 0.0;
-  double gain = -1.0;
-  double running = 0.0;
-  double k = 0.0;
-  for (const double m : magnitudes) {
-    running += m;
-    k += 1.0;
-    // Relative to the largest, so that squares neither overflow nor vanish.
-    const double found = (running / magnitudes.front()) * (running / magnitudes.front()) / k;
-    if (found > gain) {
-      gain = found;
-      best = running / k;
+  return mean * largest;
+}
+
+template <class T>
+double best_scale(const ChannelValues<T>& values, std::int64_t channel, ScaleRule rule) {
+  double sum = 0.0;
+  double largest = 0.0;
+  values.for_each(channel, [&](const T* x, std::int64_t n) {
+    for (std::int64_t i = 0; i < n; ++i) {
+      const double m = std::abs(static_cast<double>(x[i]));
+      sum += m;
+      largest = std::max(largest, m);
     }
-  }
-  return best;
+  });
+  if (sum == 0.0) return 1.0;
+  if (rule == ScaleRule::ternary) return ternary_scale(values, channel, largest);
+  const double mean = sum / static_cast<double>(values.count());
+  if (rule == ScaleRule::binary) return mean;
+  const double threshold = 0.7 * mean;
+  double kept = 0.0;
+  double count = 0.0;
+  values.for_each(channel, [&](const T* x, std::int64_t n) {
+    for (std::int64_t i = 0; i < n; ++i) {
+      const double m = std::abs(static_cast<double>(x[i]));
+      if (m <= threshold) continue;
+      kept += m;
+      count += 1.0;
+    }
+  });
+  return kept / count;
+}
+
+template <class T>
+void best_scales(const AnyView& x, const ChannelLayout& layout, ScaleRule rule,
+                 std::span<float> scales) {
+  const ChannelValues<T> values(x, layout);
+  parallel_for(layout.channels, 1, [&](std::int64_t first, std::int64_t last) {
+    const kernels::FloatMode mode;
+    for (std::int64_t c = first; c < last; ++c) {
+      const double scale = best_scale(values, c, rule);
+      scales[static_cast<std::size_t>(c)] = static_cast<float>(std::clamp<double>(
+          scale, std::numeric_limits<float>::min(), std::numeric_limits<float>::max()));
+    }
+  });
 }
 
 }  // namespace
@@ -245,25 +382,11 @@ std::vector<float> level_scale(const AnyView& x, ScaleRule rule, std::optional<s
   layout.inner = x.size();
   if (at_axis) layout = ChannelLayout(x.shape(), *at_axis);
   const kernels::FloatMode mode;
-  std::vector<std::vector<double>> magnitudes(static_cast<std::size_t>(layout.channels));
-  bool finite = true;
-  for_each_piece<double>(x, 0, x.size(), [&](const double* src, std::int64_t at, std::int64_t n) {
-    for (std::int64_t i = 0; i < n; ++i) {
-      const auto c = static_cast<std::size_t>((at + i) / layout.inner % layout.channels);
-      magnitudes[c].push_back(std::abs(src[i]));
-      finite = finite && std::isfinite(src[i]);
-    }
-  });
-  check<NonFiniteError>(finite, where, "x must be finite", "NaN or infinity");
-  std::vector<float> scales(magnitudes.size());
-  parallel_for(layout.channels, 1, [&](std::int64_t first, std::int64_t last) {
-    const kernels::FloatMode block_mode;
-    for (auto c = static_cast<std::size_t>(first); c < static_cast<std::size_t>(last); ++c) {
-      const double scale = best_scale(magnitudes[c], rule);
-      scales[c] = static_cast<float>(std::clamp<double>(scale, std::numeric_limits<float>::min(),
-                                                        std::numeric_limits<float>::max()));
-    }
-  });
+  check<NonFiniteError>(observed_range(x, std::nullopt).finite, where, "x must be finite",
+                        "NaN or infinity");
+  std::vector<float> scales(static_cast<std::size_t>(layout.channels));
+  if (x.dtype() == DType::float64) best_scales<double>(x, layout, rule, scales);
+  else best_scales<float>(x, layout, rule, scales);
   return scales;
 }
 

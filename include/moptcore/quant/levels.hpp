@@ -113,8 +113,8 @@ enum class ScaleRule : std::uint8_t {
   twn,      ///< the mean of |x| > 0.7 mean |x| (Li et al., Ternary Weight Networks, 2016)
 };
 
-/// The scale of all elements, or one for each index of `axis`; 1 where all are 0. In double,
-/// O(n log n) for ternary. Throws NonFiniteError where a value is not finite.
+/// The scale of all elements, or one for each index of `axis`; 1 where all are 0. Summed in double;
+/// ternary sorts a few of the elements. Throws NonFiniteError where a value is not finite.
 [[nodiscard]] MOPTCORE_API std::vector<float> level_scale(const AnyView& x, ScaleRule rule,
                                                           std::optional<std::int64_t> axis);
 

@@ -2,8 +2,10 @@
 #include "catch.hpp"
 
 #include <moptcore/core/parallel.hpp>
+#include <moptcore/core/random.hpp>
 #include <moptcore/quant/quant.hpp>
 
+#include <algorithm>
 #include <bit>
 #include <cmath>
 #include <limits>
@@ -181,4 +183,33 @@ TEST_CASE("Casting to 16 bits rounds once and obeys the policy for overflow", "[
   CHECK(static_cast<float>(y[2]) == 65504.0f);
   cast(beyond, y, Overflow::infinity);
   CHECK(static_cast<float>(y[1]) == -kInf);
+}
+
+TEST_CASE("The ternary scale is the best of all, found without sorting all", "[quant]") {
+  for (const int kind : {0, 1, 2, 3}) {
+    std::vector<float> x(3000);
+    for (std::size_t i = 0; i < x.size(); ++i) {
+      const auto word = static_cast<double>(Philox(11).word(i)) * 0x1p-32 - 0.5;
+      if (kind == 0) x[i] = static_cast<float>(word);
+      if (kind == 1) x[i] = static_cast<float>(std::ldexp(word, static_cast<int>(i % 60)));
+      if (kind == 2) x[i] = i % 5 == 0 ? 3.0f : -0.25f;
+      if (kind == 3) x[i] = 1.0f + static_cast<float>(word) * 1e-4f;  // all in few bins
+    }
+    std::vector<double> sorted(x.begin(), x.end());
+    for (double& m : sorted) m = std::abs(m);
+    std::ranges::sort(sorted, std::greater<>());
+    double best = 0.0;
+    double scale = 0.0;
+    double sum = 0.0;
+    for (std::size_t k = 0; k < sorted.size(); ++k) {
+      sum += sorted[k];
+      const auto count = static_cast<double>(k + 1);
+      if (sum * sum / count <= best) continue;
+      best = sum * sum / count;
+      scale = sum / count;
+    }
+    CAPTURE(kind);
+    // Both sum in double, in different orders; the scale is a float.
+    CHECK(level_scale(x, ScaleRule::ternary, std::nullopt).front() == Approx(scale).epsilon(1e-6));
+  }
 }
