@@ -13,6 +13,7 @@
 
 #include "distill/dense.hpp"
 #include "kernels/soft_targets.hpp"
+#include "kernels/stream_copy.hpp"
 
 namespace moptcore::inline v0::distill {
 namespace {
@@ -50,6 +51,7 @@ class Task {
     const bool mean = options_.reduction == Reduction::batchmean && counted_ > 0;
     divisor_ = mean ? static_cast<double>(counted_) : 1.0;
     wide_ = student.dtype() == DType::float64 || teacher.dtype() == DType::float64;
+    stream_ = byte_count(grad.dtype(), grad.size()) >= kernels::kStreamBytes;
   }
 
   [[nodiscard]] double run(const MutableAnyView* losses) const {
@@ -148,6 +150,7 @@ class Task {
         if (losses != nullptr) kernels::store(&loss, r, 1, *losses);
       }
       sums[static_cast<std::size_t>(block)] = sum;
+      if (stream_) kernels::stream_fence();
     });
     double total = 0.0;
     for (const double sum : sums) total += sum;
@@ -203,7 +206,8 @@ class Task {
                                     .soft_loss = alpha * temperature * temperature,
                                     .hard_loss = hard,
                                     .soft_grad = alpha * temperature / divisor_,
-                                    .hard_grad = hard / divisor_},
+                                    .hard_grad = hard / divisor_,
+                                    .stream = stream_ && direct != nullptr},
                                    loss);
       if (!done) loss = careful_row(student, teacher, label, grad);
     }
@@ -233,6 +237,7 @@ class Task {
   std::int64_t counted_ = 0;
   double divisor_ = 1.0;
   bool wide_ = false;
+  bool stream_ = false;
 };
 
 // Replaces each row by its z-scores and returns the rows' deviations; 0 for a row of equal values,

@@ -80,6 +80,58 @@ HWY_INLINE void exp_of_negative(D d, const V* HWY_RESTRICT x, V* HWY_RESTRICT y)
   for (std::size_t c = 0; c < kCount; ++c) y[c] = hn::Mul(y[c], power[c]);
 }
 
+/// What a power is raised with: 2^y for float, whose argument needs no reduction then, e^y for
+/// double. Arguments in these units are 1 / kUnit times those of exp.
+template <class T>
+struct Power;
+
+template <>
+struct Power<float> {
+  static constexpr double kUnit = 0x1.62e42fefa39efp-1;
+  // 2^y = 2^n 2^f with |f| <= 1/2; 1 + f p(f) of least relative error (2.0e-9).
+  static constexpr float kLowest = -127.0f;  // 2^n becomes 0
+  static constexpr float kPolynomial[] = {0x1.41fc2cp-13f, 0x1.5f3e7ap-10f, 0x1.3b2d4cp-7f,
+                                          0x1.c6aee8p-5f,  0x1.ebfbdcp-3f,  0x1.62e430p-1f};
+};
+
+template <>
+struct Power<double> {
+  static constexpr double kUnit = 1.0;
+};
+
+/// The power for y <= 0 in each of several vectors, within 1 ulp for float and 1.5 for double; 0
+/// where it is below the smallest normal number.
+template <std::size_t kCount, class D, class V = hwy::HWY_NAMESPACE::Vec<D>>
+HWY_INLINE void power_of_negative(D d, const V* HWY_RESTRICT x, V* HWY_RESTRICT y) {
+  namespace hn = hwy::HWY_NAMESPACE;
+  using T = hn::TFromD<D>;
+  if constexpr (sizeof(T) == 8) {
+    exp_of_negative<kCount>(d, x, y);
+  } else {
+    using K = Power<float>;
+    const auto shift = hn::Set(d, ExpConstants<float>::kShift);
+    const hn::RebindToSigned<D> di;
+    V f[kCount];
+    V power[kCount];
+    for (std::size_t c = 0; c < kCount; ++c) f[c] = hn::Max(x[c], hn::Set(d, K::kLowest));
+    for (std::size_t c = 0; c < kCount; ++c) power[c] = hn::Add(f[c], shift);
+    for (std::size_t c = 0; c < kCount; ++c) {
+      f[c] = hn::Sub(f[c], hn::Sub(power[c], shift));
+      power[c] = hn::BitCast(d, hn::ShiftLeft<23>(hn::BitCast(di, power[c])));
+    }
+    for (std::size_t c = 0; c < kCount; ++c) {
+      y[c] = hn::MulAdd(hn::Set(d, K::kPolynomial[0]), f[c], hn::Set(d, K::kPolynomial[1]));
+    }
+    for (std::size_t i = 2; i < sizeof(K::kPolynomial) / sizeof(float); ++i) {
+      for (std::size_t c = 0; c < kCount; ++c) {
+        y[c] = hn::MulAdd(y[c], f[c], hn::Set(d, K::kPolynomial[i]));
+      }
+    }
+    for (std::size_t c = 0; c < kCount; ++c) y[c] = hn::MulAdd(y[c], f[c], hn::Set(d, T(1)));
+    for (std::size_t c = 0; c < kCount; ++c) y[c] = hn::Mul(y[c], power[c]);
+  }
+}
+
 /// log(x) of a normal number > 0, within 1 ulp or 2^-53: x = 2^k m with m in [2/3, 4/3), and
 /// log(m) = 2 atanh((m - 1) / (m + 1)).
 HWY_INLINE double log_of_normal(double x) {

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "kernels/soft_targets.hpp"
 
+#include <limits>
+
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "kernels/soft_targets.cpp"
 #include <hwy/cache_control.h>
@@ -17,28 +19,28 @@ namespace {
 namespace hn = hwy::HWY_NAMESPACE;
 
 // Element j belongs to virtual lane j % kLanes whatever the vectors' width, lanes are added in
-// order of their number, and after kChunk elements they go to a sum in double.
+// order of their number, and after each chunk they go to a sum in double.
 constexpr std::int64_t kLanes = 16;
-constexpr std::int64_t kChunk = 1024;
+constexpr std::int64_t kChunk = kSoftTargetChunk;
 
 // Where softmax(student) comes from: from an exponential of its own, or, for temperatures 1, 2
 // and 4, from that power of exp(x / T).
 enum class Hard { none, own, first, second, fourth };
 
+constexpr int power_of(Hard hard) {
+  if (hard == Hard::second) return 2;
+  return hard == Hard::fourth ? 4 : 1;
+}
+
+// Sums over a row of powers: all are of factor * logit - offset in units of Power<T>, and the
+// offset is that of the largest logit so far.
 template <class T>
 struct Sums {
   double student_soft = 0.0;
   double teacher_soft = 0.0;
   double student = 0.0;
-  double difference = 0.0;  // sum exp(teacher / T) (teacher - student) / T, both less their maxima
-  double shifted = 0.0;     // sum (student - its maximum)
-};
-
-template <class T>
-struct Range {
-  T low;
-  T high;
-  bool finite;
+  double difference = 0.0;  // sum teacher's power * (teacher's argument - student's)
+  double shifted = 0.0;     // sum of the arguments of `student`
 };
 
 template <class T>
@@ -48,41 +50,58 @@ HWY_INLINE double total(const T* HWY_RESTRICT lanes) {
   return sum;
 }
 
+// Logits from this magnitude on could make a sum of up to 2^40 terms infinite; times this number
+// they are.
+template <class T>
+constexpr T kTooLarge = sizeof(T) == 4 ? T(1e14) : T(1e18);
+
+// An offset is rounded, and the argument of the largest logit then may not be 0 but as much as
+// half a unit in its last place: up to here that is far below 1.
+template <class T>
+constexpr T kFar = sizeof(T) == 4 ? T(0x1p20) : T(0x1p49);
+
+// The largest of n values; false where one is not finite or too large.
 template <class D, class T = hn::TFromD<D>>
-Range<T> range(D d, const T* HWY_RESTRICT x, std::int64_t n) {
+HWY_INLINE bool largest(D d, const T* HWY_RESTRICT x, std::int64_t n, T& high) {
   const auto step = static_cast<std::int64_t>(hn::Lanes(d));
-  const auto zero = hn::Zero(d);
-  auto low0 = hn::Set(d, x[0]);
-  auto high0 = low0;
-  auto low1 = low0;
-  auto high1 = low0;
-  auto odd0 = zero;  // becomes NaN with the first NaN or infinity
-  auto odd1 = zero;
+  const auto top = hn::Set(d, kTooLarge<T>);
+  auto high0 = hn::Set(d, x[0]);
+  auto high1 = high0;
+  auto odd0 = hn::Zero(d);
+  auto odd1 = odd0;
   std::int64_t j = 0;
   for (; j + 2 * step <= n; j += 2 * step) {
     const auto a = hn::LoadU(d, x + j);
     const auto b = hn::LoadU(d, x + j + step);
-    low0 = hn::Min(low0, a);
     high0 = hn::Max(high0, a);
-    odd0 = hn::MulAdd(a, zero, odd0);
-    low1 = hn::Min(low1, b);
     high1 = hn::Max(high1, b);
-    odd1 = hn::MulAdd(b, zero, odd1);
+    odd0 = hn::MulAdd(a, top, odd0);
+    odd1 = hn::MulAdd(b, top, odd1);
   }
-  Range<T> result;
-  result.low = hn::GetLane(hn::MinOfLanes(d, hn::Min(low0, low1)));
-  result.high = hn::GetLane(hn::MaxOfLanes(d, hn::Max(high0, high1)));
-  T odd = hn::GetLane(hn::SumOfLanes(d, hn::Add(odd0, odd1)));
+  high = hn::GetLane(hn::MaxOfLanes(d, hn::Max(high0, high1)));
+  const auto limit = hn::Set(d, std::numeric_limits<T>::max());
+  bool finite = hn::AllTrue(d, hn::And(hn::Le(hn::Abs(odd0), limit), hn::Le(hn::Abs(odd1), limit)));
   for (; j < n; ++j) {
-    result.low = x[j] < result.low ? x[j] : result.low;
-    result.high = x[j] > result.high ? x[j] : result.high;
-    odd += x[j] * T(0);
+    high = x[j] > high ? x[j] : high;
+    const T odd = x[j] * kTooLarge<T>;
+    finite =
+        finite && odd <= std::numeric_limits<T>::max() && odd >= -std::numeric_limits<T>::max();
   }
-  result.finite = odd == T(0);
-  return result;
+  return finite;
 }
 
-template <bool kSoft, Hard kHard, class D, class T = hn::TFromD<D>>
+// The power of a difference of offsets.
+template <class T>
+HWY_INLINE double fading(T from, T to) {
+  const hn::CappedTag<double, 1> d;
+  using V = hn::Vec<std::remove_const_t<decltype(d)>>;
+  const V x = hn::Set(d, (static_cast<double>(from) - static_cast<double>(to)) * Power<T>::kUnit);
+  V y;
+  exp_of_negative<1>(d, &x, &y);
+  return hn::GetLane(y);
+}
+
+template <bool kSoft, Hard kHard, bool kSmooth, class D, class T = hn::TFromD<D>>
 class Row {
  public:
   using V = hn::Vec<D>;
@@ -90,23 +109,37 @@ class Row {
   static constexpr int kVectors = static_cast<int>(kLanes / kWidth);
   static constexpr int kGroup = kVectors < 2 ? kVectors : 2;  // vectors that advance together
   static constexpr bool kOwn = kHard == Hard::own;
+  static constexpr T kNone = -std::numeric_limits<T>::infinity();
 
-  Row(const SoftTargetRow<T>& row, T student_high, T teacher_high)
+  explicit Row(const SoftTargetRow<T>& row)
       : row_(row),
-        student_high_(student_high),
-        teacher_high_(teacher_high),
+        soft_factor_(static_cast<T>(1.0 / (row.temperature * Power<T>::kUnit))),
+        hard_factor_(kOwn ? static_cast<T>(1.0 / Power<T>::kUnit) : soft_factor_),
         student_soft_(row.scratch),
         teacher_soft_(row.scratch + row.classes),
-        student_(row.scratch + 2 * row.classes) {}
+        student_(row.scratch + 2 * row.classes),
+        offsets_(row.scratch + 3 * row.classes) {
+    if constexpr (kHard != Hard::none) label_logit_ = row.student[row.label];
+  }
 
-  double run() {
-    Sums<T> sums;
+  bool run(double& loss) {
     for (std::int64_t first = 0; first < row_.classes; first += kChunk) {
       const std::int64_t last = first + kChunk < row_.classes ? first + kChunk : row_.classes;
-      exponentials(first, last, sums);
+      if (!advance(first, last)) return false;
+      exponentials(first, last);
     }
-    gradient(sums);
-    return loss(sums);
+    const double found = value();
+    if (!(found <= std::numeric_limits<double>::max())) return false;
+    loss = found;
+    for (std::int64_t first = 0; first < row_.classes; first += kChunk) {
+      const std::int64_t last = first + kChunk < row_.classes ? first + kChunk : row_.classes;
+      gradient(first, last);
+    }
+    if constexpr (kHard != Hard::none) {
+      row_.grad[row_.label] = static_cast<T>(static_cast<double>(row_.grad[row_.label]) -
+                                             row_.hard_grad * (1.0 - row_.smoothing));
+    }
+    return true;
   }
 
  private:
@@ -120,10 +153,74 @@ class Row {
 
   // Copies of what every vector needs, which no store through a pointer can change.
   struct Shared {
-    V student_high;
-    V teacher_high;
-    V inverse;  // 1 / T
+    V soft_factor;
+    V hard_factor;
+    V student_offset;
+    V teacher_offset;
+    V own_offset;
   };
+
+  struct Offsets {
+    T student = kNone;
+    T teacher = kNone;
+    T own = kNone;
+  };
+
+  // Takes the maxima of a chunk into the offsets, and the sums so far to the new ones.
+  bool advance(std::int64_t first, std::int64_t last) {
+    const D d;
+    T student_high;
+    T teacher_high = 0;
+    if (!largest(d, row_.student + first, last - first, student_high)) return false;
+    if constexpr (kSoft) {
+      if (!largest(d, row_.teacher + first, last - first, teacher_high)) return false;
+    }
+    const Offsets before = at_;
+    const auto raise = [](T& offset, T to) {
+      if (to > offset) offset = to;
+      return offset <= kFar<T> && offset >= -kFar<T>;
+    };
+    bool near = true;
+    if constexpr (kSoft) {
+      near = raise(at_.student, student_high * soft_factor_) &&
+             raise(at_.teacher, teacher_high * soft_factor_);
+    }
+    if constexpr (kOwn) near = raise(at_.own, student_high * hard_factor_) && near;
+    if (!near) return false;
+    if (first > 0) move_sums(before);
+    T* const offsets = offsets_ + 3 * (first / kChunk);
+    offsets[0] = at_.student;
+    offsets[1] = at_.teacher;
+    offsets[2] = at_.own;
+    return true;
+  }
+
+  void move_sums(const Offsets& before) {
+    const auto seen = static_cast<double>(seen_);
+    const auto step = [](T from, T to) {
+      return static_cast<double>(from) - static_cast<double>(to);
+    };
+    if constexpr (kSoft) {
+      if (before.student != at_.student || before.teacher != at_.teacher) {
+        const double by_teacher = fading(before.teacher, at_.teacher);
+        const double by_student = fading(before.student, at_.student);
+        const double moved = step(before.teacher, at_.teacher) - step(before.student, at_.student);
+        sums_.difference = by_teacher * (sums_.difference + moved * sums_.teacher_soft);
+        sums_.teacher_soft *= by_teacher;
+        sums_.student_soft *= by_student;
+        if constexpr (kHard != Hard::none && !kOwn) {
+          sums_.shifted += seen * step(before.student, at_.student);
+          sums_.student *= power(by_student);
+        }
+      }
+    }
+    if constexpr (kOwn) {
+      if (before.own != at_.own) {
+        sums_.student *= fading(before.own, at_.own);
+        sums_.shifted += seen * step(before.own, at_.own);
+      }
+    }
+  }
 
   // The exponentials of a group of vectors, kept in scratch and added to the lanes. Past the end
   // of the row, from element `valid` on, they are 0.
@@ -142,24 +239,18 @@ class Row {
         return value;
       }
     };
-    V x[kGroup];
-    for (int g = 0; g < kGroup; ++g) {
-      x[g] = keep(hn::Sub(hn::LoadU(d, student + g * kWidth), shared.student_high), g);
-      if constexpr (kHard != Hard::none) {
-        lanes.shifted[first + g] = hn::Add(lanes.shifted[first + g], x[g]);
-      }
-    }
     if constexpr (kSoft) {
       V both[2 * kGroup];  // student, teacher, student, ...
       for (int g = 0; g < kGroup; ++g) {
-        const V z = keep(hn::Sub(hn::LoadU(d, teacher + g * kWidth), shared.teacher_high), g);
-        both[2 * g] = hn::Mul(x[g], shared.inverse);
-        both[2 * g + 1] = hn::Mul(z, shared.inverse);
+        const V s = hn::LoadU(d, student + g * kWidth);
+        const V t = hn::LoadU(d, teacher + g * kWidth);
+        both[2 * g] = keep(hn::MulSub(s, shared.soft_factor, shared.student_offset), g);
+        both[2 * g + 1] = keep(hn::MulSub(t, shared.soft_factor, shared.teacher_offset), g);
       }
       V difference[kGroup];
       for (int g = 0; g < kGroup; ++g) difference[g] = hn::Sub(both[2 * g + 1], both[2 * g]);
       V soft[2 * kGroup];
-      exp_of_negative<2 * kGroup>(d, both, soft);
+      power_of_negative<2 * kGroup>(d, both, soft);
       for (int g = 0; g < kGroup; ++g) {
         const V a = keep(soft[2 * g], g);
         const V b = keep(soft[2 * g + 1], g);
@@ -171,12 +262,19 @@ class Row {
         lanes.difference[v] = hn::MulAdd(b, difference[g], lanes.difference[v]);
         if constexpr (kHard != Hard::none && !kOwn) {
           lanes.student[v] = hn::Add(lanes.student[v], power(a));
+          if constexpr (kSmooth) lanes.shifted[v] = hn::Add(lanes.shifted[v], both[2 * g]);
         }
       }
     }
     if constexpr (kOwn) {
+      V x[kGroup];
       V hard[kGroup];
-      exp_of_negative<kGroup>(d, x, hard);
+      for (int g = 0; g < kGroup; ++g) {
+        const V s = hn::LoadU(d, student + g * kWidth);
+        x[g] = keep(hn::MulSub(s, shared.hard_factor, shared.own_offset), g);
+        if constexpr (kSmooth) lanes.shifted[first + g] = hn::Add(lanes.shifted[first + g], x[g]);
+      }
+      power_of_negative<kGroup>(d, x, hard);
       for (int g = 0; g < kGroup; ++g) {
         const V e = keep(hard[g], g);
         hn::StoreU(e, d, own + g * kWidth);
@@ -191,7 +289,13 @@ class Row {
     return a;
   }
 
-  void exponentials(std::int64_t first, std::int64_t last, Sums<T>& sums) const {
+  static HWY_INLINE double power(double a) {
+    if constexpr (kHard == Hard::second || kHard == Hard::fourth) a *= a;
+    if constexpr (kHard == Hard::fourth) a *= a;
+    return a;
+  }
+
+  void exponentials(std::int64_t first, std::int64_t last) {
     const D d;
     Lanes lanes;
     for (int v = 0; v < kVectors; ++v) {
@@ -201,8 +305,8 @@ class Row {
       lanes.difference[v] = hn::Zero(d);
       lanes.shifted[v] = hn::Zero(d);
     }
-    const Shared shared = {hn::Set(d, student_high_), hn::Set(d, teacher_high_),
-                           hn::Set(d, static_cast<T>(1.0 / row_.temperature))};
+    const Shared shared = {hn::Set(d, soft_factor_), hn::Set(d, hard_factor_),
+                           hn::Set(d, at_.student), hn::Set(d, at_.teacher), hn::Set(d, at_.own)};
     const T* const student = row_.student;
     const T* const teacher = row_.teacher;
     T* const student_soft = student_soft_;
@@ -240,30 +344,35 @@ class Row {
       sum += total(flat);
     };
     if constexpr (kSoft) {
-      flush(lanes.student_soft, sums.student_soft);
-      flush(lanes.teacher_soft, sums.teacher_soft);
-      flush(lanes.difference, sums.difference);
+      flush(lanes.student_soft, sums_.student_soft);
+      flush(lanes.teacher_soft, sums_.teacher_soft);
+      flush(lanes.difference, sums_.difference);
     }
     if constexpr (kHard != Hard::none) {
-      flush(lanes.student, sums.student);
-      flush(lanes.shifted, sums.shifted);
+      flush(lanes.student, sums_.student);
+      if constexpr (kSmooth) flush(lanes.shifted, sums_.shifted);
     }
+    seen_ += last - first;
   }
 
   // grad = a k_a - b k_b + e k_e - k, and the label's share. The products are rounded before they
   // are subtracted, so equal logits have gradient exactly 0.
-  void gradient(const Sums<T>& sums) const {
+  void gradient(std::int64_t first, std::int64_t last) const {
     const D d;
+    const T* const offsets = offsets_ + 3 * (first / kChunk);
     T ka = 0;
     T kb = 0;
     T ke = 0;
     T k = 0;
+    double by_student = 1.0;
     if constexpr (kSoft) {
-      ka = static_cast<T>(row_.soft_grad / sums.student_soft);
-      kb = static_cast<T>(row_.soft_grad / sums.teacher_soft);
+      by_student = fading(offsets[0], at_.student);
+      ka = static_cast<T>(row_.soft_grad / sums_.student_soft * by_student);
+      kb = static_cast<T>(row_.soft_grad / sums_.teacher_soft * fading(offsets[1], at_.teacher));
     }
     if constexpr (kHard != Hard::none) {
-      ke = static_cast<T>(row_.hard_grad / sums.student);
+      const double by = kOwn ? fading(offsets[2], at_.own) : power(by_student);
+      ke = static_cast<T>(row_.hard_grad / sums_.student * by);
       k = static_cast<T>(row_.hard_grad * row_.smoothing / static_cast<double>(row_.classes));
     }
     const V va = hn::Set(d, ka);
@@ -282,7 +391,8 @@ class Row {
         V hard;
         if constexpr (kOwn) hard = hn::LoadU(d, e);
         else hard = power(soft);
-        g = hn::Add(g, hn::Sub(hn::Mul(hard, ve), vk));
+        if constexpr (kSmooth) g = hn::Add(g, hn::MulSub(hard, ve, vk));
+        else g = hn::MulAdd(hard, ve, g);
       }
       return g;
     };
@@ -293,94 +403,94 @@ class Row {
     const T* const next_student = row_.student + row_.classes;
     const T* const next_teacher = kSoft ? row_.teacher + row_.classes : next_student;
     T* const grad = row_.grad;
-    const std::int64_t whole = row_.classes - row_.classes % kLanes;
-    std::int64_t j = 0;
-    for (; j < whole; j += kLanes) {
-      hwy::Prefetch(next_student + j);
-      if constexpr (kSoft) hwy::Prefetch(next_teacher + j);
-      for (int v = 0; v < kVectors; ++v) {
-        const std::int64_t at = j + v * kWidth;
-        hn::StoreU(element(student_soft + at, teacher_soft + at, own + at), d, grad + at);
+    const bool stream =
+        row_.stream && reinterpret_cast<std::uintptr_t>(grad + first) % sizeof(V) == 0;
+    const std::int64_t whole = last - (last - first) % kLanes;
+    std::int64_t j = first;
+    const auto lines = [&]<bool kStream>() HWY_ATTR {
+      for (; j < whole; j += kLanes) {
+        hwy::Prefetch(next_student + j);
+        if constexpr (kSoft) hwy::Prefetch(next_teacher + j);
+        for (int v = 0; v < kVectors; ++v) {
+          const std::int64_t at = j + v * kWidth;
+          const V g = element(student_soft + at, teacher_soft + at, own + at);
+          if constexpr (kStream) hn::Stream(g, d, grad + at);
+          else hn::StoreU(g, d, grad + at);
+        }
       }
-    }
-    for (; j + kWidth <= row_.classes; j += kWidth) {
+    };
+    if (stream) lines.template operator()<true>();
+    else lines.template operator()<false>();
+    for (; j + kWidth <= last; j += kWidth) {
       hn::StoreU(element(student_soft + j, teacher_soft + j, own + j), d, grad + j);
     }
-    if (j < row_.classes) {
+    if (j < last) {
       T buffer[4][kWidth] = {};
-      for (std::int64_t i = j; i < row_.classes; ++i) {
+      for (std::int64_t i = j; i < last; ++i) {
         if constexpr (kSoft) buffer[0][i - j] = student_soft_[i];
         if constexpr (kSoft) buffer[1][i - j] = teacher_soft_[i];
         if constexpr (kOwn) buffer[2][i - j] = student_[i];
       }
       hn::StoreU(element(buffer[0], buffer[1], buffer[2]), d, buffer[3]);
-      for (std::int64_t i = j; i < row_.classes; ++i) row_.grad[i] = buffer[3][i - j];
-    }
-    if constexpr (kHard != Hard::none) {
-      row_.grad[row_.label] = static_cast<T>(static_cast<double>(row_.grad[row_.label]) -
-                                             row_.hard_grad * (1.0 - row_.smoothing));
+      for (std::int64_t i = j; i < last; ++i) row_.grad[i] = buffer[3][i - j];
     }
   }
 
-  double loss(const Sums<T>& sums) const {
+  [[nodiscard]] double value() const {
     double loss = 0.0;
     if constexpr (kSoft) {
-      const double divergence = sums.difference / sums.teacher_soft +
-                                log_of_normal(sums.student_soft) - log_of_normal(sums.teacher_soft);
+      const double divergence = sums_.difference * Power<T>::kUnit / sums_.teacher_soft +
+                                log_of_normal(sums_.student_soft) -
+                                log_of_normal(sums_.teacher_soft);
       // Rounding must not make a divergence negative.
-      loss += row_.soft_loss * (divergence > 0.0 ? divergence : 0.0);
+      loss += row_.soft_loss * (divergence < 0.0 ? 0.0 : divergence);
     }
     if constexpr (kHard != Hard::none) {
+      // The arguments of the powers that were summed; what rounds alike in all of them cancels.
+      const double unit = Power<T>::kUnit * power_of(kHard);
+      const double offset = static_cast<double>(kOwn ? at_.own : at_.student);
       const double at_label =
-          static_cast<double>(label_logit_) - static_cast<double>(student_high_);
-      const double mean = sums.shifted / static_cast<double>(row_.classes);
-      loss += row_.hard_loss * (log_of_normal(sums.student) - (1.0 - row_.smoothing) * at_label -
-                                row_.smoothing * mean);
+          static_cast<double>(label_logit_) * static_cast<double>(hard_factor_) - offset;
+      double target = (1.0 - row_.smoothing) * at_label;
+      if constexpr (kSmooth) {
+        target += row_.smoothing * (sums_.shifted / static_cast<double>(row_.classes));
+      }
+      loss += row_.hard_loss * (log_of_normal(sums_.student) - unit * target);
     }
     return loss;
   }
 
   const SoftTargetRow<T>& row_;
-  T student_high_;
-  T teacher_high_;
+  T soft_factor_;
+  T hard_factor_;
   T* HWY_RESTRICT student_soft_;
   T* HWY_RESTRICT teacher_soft_;
   T* HWY_RESTRICT student_;
-  // Read before the gradient overwrites it: grad may be the student.
-  T label_logit_ = row_.hard_loss != 0.0 ? row_.student[row_.label] : T(0);
+  T* HWY_RESTRICT offsets_;  // those of each chunk
+  T label_logit_ = 0;        // read before the gradient overwrites it: grad may be the student
+  Offsets at_;
+  Sums<T> sums_;
+  std::int64_t seen_ = 0;
 };
-
-// A span below this keeps every sum of up to 2^40 terms finite in T.
-template <class T>
-constexpr T kWidest = sizeof(T) == 4 ? T(1e25) : T(1e290);
 
 template <class T>
 bool soft_target_row(const SoftTargetRow<T>& row, double& loss) {
   const hn::CappedTag<T, kLanes> d;
-  using D = decltype(d);
-  const auto student = range(d, row.student, row.classes);
-  if (!student.finite || !(student.high - student.low < kWidest<T>)) return false;
-  if (row.soft_loss == 0.0) {
-    loss = Row<false, Hard::own, std::remove_const_t<D>>(row, student.high, T(0)).run();
-    return true;
-  }
-  const auto teacher = range(d, row.teacher, row.classes);
-  if (!teacher.finite || !(teacher.high - teacher.low < kWidest<T>)) return false;
-  const auto run = [&]<Hard kHard>() HWY_ATTR {
-    loss = Row<true, kHard, std::remove_const_t<D>>(row, student.high, teacher.high).run();
+  using D = std::remove_const_t<decltype(d)>;
+  const auto run = [&]<bool kSoft, Hard kHard>() HWY_ATTR {
+    if (kHard != Hard::none && row.smoothing != 0.0) {
+      return Row<kSoft, kHard, true, D>(row).run(loss);
+    }
+    return Row<kSoft, kHard, false, D>(row).run(loss);
   };
-  if (row.hard_loss == 0.0) {
-    run.template operator()<Hard::none>();
-  } else if (sizeof(T) == 4 && row.temperature == 1.0) {
-    run.template operator()<Hard::first>();
-  } else if (sizeof(T) == 4 && row.temperature == 2.0) {
-    run.template operator()<Hard::second>();
-  } else if (sizeof(T) == 4 && row.temperature == 4.0) {
-    run.template operator()<Hard::fourth>();
-  } else {
-    run.template operator()<Hard::own>();
+  if (row.soft_loss == 0.0) return run.template operator()<false, Hard::own>();
+  if (row.hard_loss == 0.0) return run.template operator()<true, Hard::none>();
+  if constexpr (sizeof(T) == 4) {
+    if (row.temperature == 1.0) return run.template operator()<true, Hard::first>();
+    if (row.temperature == 2.0) return run.template operator()<true, Hard::second>();
+    if (row.temperature == 4.0) return run.template operator()<true, Hard::fourth>();
   }
-  return true;
+  return run.template operator()<true, Hard::own>();
 }
 
 bool soft_target_row_f32(const SoftTargetRow<float>& row, double& loss) {

@@ -143,3 +143,71 @@ TEST_CASE("the kernel of a soft-target row leaves odd rows to the formula", "[ke
     set_max_isa("");
   }
 }
+
+TEMPLATE_TEST_CASE(
+    "the kernel of a soft-target row follows maxima that move, and logits far from 0",
+    "[kernels][distill]", float, double) {
+  using T = TestType;
+  const std::size_t n = 5000;
+  const double u = sizeof(T) == 4 ? 0x1p-24 : 0x1p-53;
+  enum class Kind { rising, falling, far, masked };
+  const auto kind = GENERATE(Kind::rising, Kind::falling, Kind::far, Kind::masked);
+  std::vector<T> student = draw<T>(n, 3);
+  std::vector<T> teacher = draw<T>(n, 4);
+  for (std::size_t j = 0; j < n; ++j) {
+    const auto at = static_cast<T>(j);
+    if (kind == Kind::rising) student[j] += at / T(40), teacher[j] += at / T(90);
+    if (kind == Kind::falling) student[j] -= at / T(40), teacher[j] += at / T(90);
+    if (kind == Kind::far) student[j] += T(512), teacher[j] -= T(512);
+    if (kind == Kind::masked && j % 3 != 1) student[j] = teacher[j] = T(-1e20);
+  }
+  const std::vector<double> s(student.begin(), student.end());
+  const std::vector<double> t(teacher.begin(), teacher.end());
+  for (const double temperature : {0.7, 1.0, 2.0, 4.0}) {
+    for (const double alpha : {0.0, 0.6, 1.0}) {
+      const distill::SoftTargetOptions options{.temperature = temperature, .alpha = alpha};
+      std::vector<double> grad(n);
+      const double loss = distill::soft_target_row(s, t, 4999, options, 1.0, grad);
+      std::vector<Result<T>> fused;
+      for (const std::string& isa : available_isas()) {
+        set_max_isa(isa);
+        const auto result = compute(student, teacher, 4999, options, 0);
+        set_max_isa("");
+        CAPTURE(isa, temperature, alpha);
+        REQUIRE(result.done);
+        // Arguments of powers stay below 250 wherever the power is above 2^-127, and each has three
+        // roundings (the factor, the offset, the difference); masked logits have none.
+        const double each = 3 * 250 * u;
+        CHECK(result.loss == Approx(loss).epsilon(each).margin(each));
+        double worst = 0.0;
+        double equal = 0.0;
+        for (std::size_t j = 0; j < n; ++j) {
+          const double miss = std::abs(static_cast<double>(result.grad[j]) - grad[j]);
+          worst = std::max(worst, miss);
+          if (kind == Kind::masked && j % 3 != 1) equal = std::max(equal, miss);
+        }
+        // A probability p = 2^y is off by |y| roundings of p, at most 0.54 of them.
+        CHECK(worst <= 28 * u * 2 * (alpha * temperature + 1 - alpha));
+        CHECK(equal == 0.0);
+        if (isa != "baseline") fused.push_back(result);
+      }
+      for (const auto& other : fused) {
+        CHECK(other.loss == fused.front().loss);
+        CHECK(other.grad == fused.front().grad);
+      }
+    }
+  }
+}
+
+TEST_CASE("the kernel of a soft-target row gives equal logits gradient 0 in every chunk",
+          "[kernels][distill]") {
+  std::vector<float> logits = draw<float>(4000, 9);
+  for (std::size_t j = 0; j < logits.size(); ++j) logits[j] += static_cast<float>(j) / 100.0f;
+  for (const std::string& isa : available_isas()) {
+    set_max_isa(isa);
+    const auto result = compute(logits, logits, 0, {.temperature = 3.0, .alpha = 1.0}, 0);
+    set_max_isa("");
+    CHECK(result.done);
+    CHECK(result.grad == std::vector<float>(logits.size(), 0.0f));
+  }
+}
