@@ -110,7 +110,7 @@ py::object centroid_gradient(const Array& gradient, const Array& indices, std::i
 
 py::object init_centroids(const Array& weights, std::int64_t k, const std::string& method,
                           const Whole& axis, const Whole& group_size, bool preserve_zeros,
-                          const py::int_& seed, const std::optional<bool>& exact,
+                          const py::int_& seed, const std::optional<bool>& exact, double tolerance,
                           const std::optional<std::string>& compat) {
   constexpr auto where = "cluster.init_centroids";
   const cluster::KMeansOptions options{{axis, group_size},
@@ -119,6 +119,7 @@ py::object init_centroids(const Array& weights, std::int64_t k, const std::strin
                                        seed_from(seed, where),
                                        0,
                                        exact,
+                                       tolerance,
                                        compat_from(compat, where)};
   cluster::Centroids centroids;
   {
@@ -171,16 +172,13 @@ Codebook make_codebook(const py::object& centroids, const py::object& indices, c
 
 Codebook kmeans(const Array& weights, std::int64_t k, const std::string& init, const Whole& axis,
                 const Whole& group_size, bool preserve_zeros, const py::int_& seed,
-                std::int64_t max_iterations, const std::optional<bool>& exact,
+                std::int64_t max_iterations, const std::optional<bool>& exact, double tolerance,
                 const std::optional<std::string>& compat) {
   constexpr auto where = "cluster.kmeans";
-  const cluster::KMeansOptions options{{axis, group_size},
-                                       init_from(init, where, "init"),
-                                       preserve_zeros,
-                                       seed_from(seed, where),
-                                       max_iterations,
-                                       exact,
-                                       compat_from(compat, where)};
+  const cluster::KMeansOptions options{{axis, group_size}, init_from(init, where, "init"),
+                                       preserve_zeros,     seed_from(seed, where),
+                                       max_iterations,     exact,
+                                       tolerance,          compat_from(compat, where)};
   check_clusters(k, where);
   Output indices(weights, cluster::index_dtype(k), weights.shape(), py::none(), where);
   cluster::Centroids centroids;
@@ -240,23 +238,26 @@ void bind_cluster(py::module_ m) {
 
   m.def("kmeans", &kmeans, "weights"_a, "k"_a, "init"_a = "optimal", "axis"_a = py::none(),
         "group_size"_a = py::none(), "preserve_zeros"_a = false, "seed"_a = 0,
-        "max_iterations"_a = 300, py::kw_only(), "exact"_a = py::none(), "compat"_a = py::none(),
+        "max_iterations"_a = 300, py::kw_only(), "exact"_a = py::none(), "tolerance"_a = 1e-4,
+        "compat"_a = py::none(),
         "The Codebook of at most k ascending centroids for the whole tensor, for each index along\n"
         "`axis`, or for each group (see Codebook); exactly its values where a group has no more\n"
         "than k. Rows with fewer centroids than others repeat their largest that is not the\n"
         "pinned zero.\n\n"
         "init='optimal' is the least sum of squared errors (Aggarwal, Schieber and Tokuyama,\n"
-        "1994); exact=None takes all values of a group up to 2**21 and else a histogram, whose\n"
-        "sum of squared errors exceeds the optimum by at most 2 h r m: h the width of a bin,\n"
-        "r the range, m the most values in a bin. 'linear', 'density', 'random' and 'kmeans++'\n"
-        "start Lloyd's iteration of at most max_iterations. preserve_zeros keeps one centroid\n"
-        "for exact zeros only where there are any. compat='tfmot' gives the centroids of TFMOT\n"
+        "1994); exact=None takes all values of a group up to 2**21. Beyond that, and with\n"
+        "exact=False, it is proved to be at most 1 + tolerance times the least, before centroids\n"
+        "are rounded to the weights' dtype: values are counted in cells, those that may hold a\n"
+        "border are divided, until a lower bound of the optimum is so near. 'linear', 'density',\n"
+        "'random' and 'kmeans++' start Lloyd's iteration of at most max_iterations.\n"
+        "preserve_zeros keeps one centroid for exact zeros only where there are any. "
+        "compat='tfmot' gives the centroids of TFMOT\n"
         "0.8 in its order, without iteration ('linear', 'density', 'random' as after\n"
         "tf.random.set_seed(seed), and 'kmeans++', which TFMOT always seeds with 9).\n\n"
         "Raises NonFiniteError for NaN and infinity, Error for k outside [1, 65536].");
   m.def("init_centroids", &init_centroids, "weights"_a, "k"_a, "method"_a, "axis"_a = py::none(),
         "group_size"_a = py::none(), "preserve_zeros"_a = false, "seed"_a = 0, py::kw_only(),
-        "exact"_a = py::none(), "compat"_a = py::none(),
+        "exact"_a = py::none(), "tolerance"_a = 1e-4, "compat"_a = py::none(),
         "The centroids (k,) or (groups, k) that kmeans(init=method) starts from.");
   m.def("lloyd", &lloyd, "weights"_a, "centroids"_a, "axis"_a = py::none(),
         "group_size"_a = py::none(), "preserve_zeros"_a = false, "max_iterations"_a = 300,

@@ -10,8 +10,9 @@
 
 #include <moptcore/core/parallel.hpp>
 
+#include "cluster/approximate.hpp"
+#include "cluster/cells.hpp"
 #include "cluster/groups.hpp"
-#include "cluster/histogram.hpp"
 #include "cluster/initial.hpp"
 #include "cluster/nearest.hpp"
 #include "cluster/optimal.hpp"
@@ -110,31 +111,40 @@ struct Fitted {
   bool pinned = false;  // one of them is the zero of preserve_zeros
 };
 
-// A histogram stands for the values where they are too many to be sorted.
-bool wants_histogram(const AnyView& tensor, std::int64_t first, std::int64_t n, const Task& task) {
+// Cells stand for the values where they are too many to be sorted.
+bool wants_cells(const AnyView& tensor, std::int64_t n, const Task& task) {
   const KMeansOptions& options = task.options;
   return options.init == Init::optimal && bit_width(tensor.dtype()) > 16 &&
-         !options.exact.value_or(n <= kExactValues) && has_more_than(tensor, first, n, task.k);
+         options.tolerance > 0.0 && !options.exact.value_or(n <= kExactValues);
+}
+
+// Nothing where only all values will do.
+std::optional<Fitted> fit_cells(const AnyView& tensor, std::int64_t first, std::int64_t n,
+                                const Task& task) {
+  Cells cells(tensor, first, n, task.options.preserve_zeros);
+  if (!cells.usable()) return std::nullopt;
+  const std::int64_t k = task.k - (cells.has_zero() ? 1 : 0);
+  const auto found = static_cast<std::int64_t>(cells.cells().size());
+  if (found <= k && !has_more_than(tensor, first, n, task.k)) return std::nullopt;
+  auto centroids = approximate_centroids(cells, k, task.options.tolerance);
+  if (!centroids) return std::nullopt;
+  return Fitted{std::move(*centroids), cells.has_zero()};
 }
 
 Fitted fit_group(const AnyView& tensor, std::int64_t first, std::int64_t n, std::int64_t group,
                  const Task& task) {
   Fitted result;
-  std::optional<Points> points;
-  std::optional<Histogram> bins;
-  if (wants_histogram(tensor, first, n, task)) {
-    bins = histogram(tensor, first, n, task.options.preserve_zeros);
-  }
-  if (bins) {
-    result.pinned = bins->has_zero;
-    points.emplace(std::move(bins->means), std::move(bins->counts));
+  std::optional<Fitted> near;
+  if (wants_cells(tensor, n, task)) near = fit_cells(tensor, first, n, task);
+  if (near) {
+    result = std::move(*near);
   } else {
-    points.emplace(points_of(tensor, first, n, task.where));
-    result.pinned = task.options.preserve_zeros && points->remove_zero();
-  }
-  const std::int64_t k = task.k - (result.pinned ? 1 : 0);
-  if (points->size() > 0) {
-    result.centroids = points->size() <= k ? all_values(*points) : fitted(*points, k, group, task);
+    Points points = points_of(tensor, first, n, task.where);
+    result.pinned = task.options.preserve_zeros && points.remove_zero();
+    const std::int64_t k = task.k - (result.pinned ? 1 : 0);
+    if (points.size() > 0) {
+      result.centroids = points.size() <= k ? all_values(points) : fitted(points, k, group, task);
+    }
   }
   for (double& centroid : result.centroids) centroid = rounded(centroid, tensor.dtype());
   if (result.pinned) {
@@ -173,6 +183,7 @@ void check_arguments(const AnyView& weights, const Task& task) {
   check(!weights.empty(), task.where, "weights must have at least one element", weights.shape());
   check(options.max_iterations >= 0, task.where, "max_iterations must be >= 0",
         options.max_iterations);
+  check(options.tolerance >= 0.0, task.where, "tolerance must be >= 0", options.tolerance);
   if (options.compat != Compat::tfmot) return;
   check<DTypeError>(weights.dtype() == DType::float32, task.where,
                     "weights must be float32 with compat tfmot", name(weights.dtype()));

@@ -263,26 +263,85 @@ def test_results_do_not_depend_on_threads() -> None:
             np.testing.assert_array_equal(left, right)
 
 
-@pytest.mark.parametrize("preserve_zeros", [False, True])
-@pytest.mark.parametrize("kind", ["normal", "heavy", "far"])
-def test_a_histogram_costs_no_more_than_its_bound(kind: str, preserve_zeros: bool) -> None:
+def hard_weights(kind: str, size: int) -> np.ndarray:
     rng = np.random.default_rng(9)
+    normal = rng.normal(size=size)
     weights = {
-        "normal": lambda: rng.normal(size=50_000),
-        "heavy": lambda: rng.standard_cauchy(50_000),
-        "far": lambda: rng.normal(size=50_000) + 1000,
-    }[kind]().astype(np.float32)
-    weights[::5] = 0 if preserve_zeros else weights[::5]
-    for k in [2, 16, 64]:
-        exact = cluster.kmeans(weights, k, preserve_zeros=preserve_zeros, exact=True)
-        coarse = cluster.kmeans(weights, k, preserve_zeros=preserve_zeros, exact=False)
-        nonzero = weights[weights != 0].astype(np.float64)
-        width = np.ptp(nonzero) / 65536
-        bins = np.bincount(((nonzero - nonzero.min()) / width).astype(np.int64))
-        bound = 2 * width * np.ptp(nonzero) * bins.max()
-        best = error(weights, exact)
-        # Centroids are float32 in both.
-        assert best * (1 - 1e-5) <= error(weights, coarse) <= best * (1 + 1e-5) + bound
+        "normal": lambda: normal,
+        "laplace": lambda: rng.laplace(size=size),
+        "student": lambda: rng.standard_t(2.5, size),
+        "cauchy": lambda: rng.standard_cauchy(size),
+        "outlier": lambda: normal,
+        "bimodal": lambda: np.where(rng.random(size) < 0.5, 0.01 * normal - 3, normal + 2),
+        "zeros": lambda: normal * (rng.random(size) < 0.1),
+        "far": lambda: normal + 1000,
+        "uniform": lambda: rng.random(size),
+        "lattice": lambda: np.round(normal * 64) / 16,
+    }[kind]()
+    if kind in ("student", "outlier"):
+        weights[7] = 1e6
+    return weights
+
+
+HARD = [
+    "normal",
+    "laplace",
+    "student",
+    "cauchy",
+    "outlier",
+    "bimodal",
+    "zeros",
+    "far",
+    "uniform",
+    "lattice",
+]
+
+
+@pytest.mark.parametrize("preserve_zeros", [False, True])
+@pytest.mark.parametrize("kind", HARD)
+def test_the_error_exceeds_the_optimum_by_no_more_than_the_tolerance(
+    kind: str, preserve_zeros: bool
+) -> None:
+    weights = hard_weights(kind, 60_000)
+    for k in [2, 16, 48]:
+        best = error(weights, cluster.kmeans(weights, k, preserve_zeros=preserve_zeros, exact=True))
+        for tolerance in [1e-2, 1e-4]:
+            near = cluster.kmeans(
+                weights, k, preserve_zeros=preserve_zeros, exact=False, tolerance=tolerance
+            )
+            # Sums of squares up to 1e12 (the outlier's) round by 2^-52 of them, a few times.
+            slack = 2.0**-50 * float(np.square(weights).sum())
+            assert best * (1 - 1e-9) <= error(weights, near) + slack
+            assert error(weights, near) <= best * (1 + tolerance) + slack
+
+
+def test_one_far_value_does_not_spoil_the_rest() -> None:
+    weights = hard_weights("outlier", 60_000).astype(np.float32)
+    near = cluster.kmeans(weights, 16, exact=False)
+    alone = cluster.kmeans(np.delete(weights, 7), 15, exact=True)
+    assert near.centroids[-1] == 1e6
+    # The same borders but for some weights next to them, a share of 2^-15 of all at most each.
+    np.testing.assert_allclose(near.centroids[:-1], alone.centroids, rtol=0, atol=0.01)
+    own = error(np.delete(weights, 7), alone)
+    assert error(weights, near) <= own * (1 + 1e-4 + 1e-6)
+
+
+def test_a_tolerance_of_zero_is_exact() -> None:
+    weights = hard_weights("laplace", 20_000).astype(np.float32)
+    exact = cluster.kmeans(weights, 9, exact=True)
+    same = cluster.kmeans(weights, 9, exact=False, tolerance=0)
+    np.testing.assert_array_equal(exact.centroids, same.centroids)
+    for tolerance in [-1e-4, np.nan]:
+        with pytest.raises(mc.Error, match=r"\[cluster.kmeans\] tolerance must be >= 0"):
+            cluster.kmeans(weights, 9, tolerance=tolerance)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_few_values_of_a_large_tensor_are_found(dtype: type) -> None:
+    weights = (np.random.default_rng(3).integers(0, 40, 50_000) * 0.37).astype(dtype)
+    book = cluster.kmeans(weights, 64, exact=False)
+    np.testing.assert_array_equal(book.centroids, np.unique(weights))
+    np.testing.assert_array_equal(book.lookup(), weights)
 
 
 def test_out_is_filled_and_given_back() -> None:

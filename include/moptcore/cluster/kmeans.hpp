@@ -33,11 +33,14 @@ struct KMeansOptions {
   bool preserve_zeros = false;
   std::uint64_t seed = 0;             ///< of `random` and `kmeans_plus_plus`
   std::int64_t max_iterations = 300;  ///< of Lloyd, >= 0
-  /// `optimal` over all values, or over a histogram; by default exact up to kExactValues. With a
-  /// histogram the sum of squared errors exceeds the optimum by at most 2 h r m: h the width of a
-  /// bin, r the range of the values, m the most values in one bin. float16 and bfloat16 are always
-  /// exact.
+  /// `optimal` over all values, or to `tolerance`; by default exact up to kExactValues. float16 and
+  /// bfloat16 are always exact.
   std::optional<bool> exact;
+  /// Where it is not exact: before centroids are rounded to the weights' dtype, the sum of squared
+  /// errors is at most (1 + tolerance) times the least. Values are counted in cells, those that may
+  /// hold a border are divided, and it ends when a lower bound of the optimum proves it; where a
+  /// few passes do not get there, and for 0, the result is exact.
+  double tolerance = 1e-4;
   /// `tfmot`: its centroids in its order and without Lloyd, float32 only. `random` as after
   /// tf.random.set_seed(seed); `kmeans_plus_plus` ignores the seed, which is always 9 there.
   Compat compat = Compat::none;

@@ -112,6 +112,7 @@ def init_centroids(
     seed: int = 0,
     *,
     exact: bool | None = None,
+    tolerance: float = 0.0001,
     compat: str | None = None,
 ) -> typing.Any:
     """
@@ -129,6 +130,7 @@ def kmeans(
     max_iterations: int = 300,
     *,
     exact: bool | None = None,
+    tolerance: float = 0.0001,
     compat: str | None = None,
 ) -> Codebook:
     """
@@ -138,11 +140,12 @@ def kmeans(
     pinned zero.
 
     init='optimal' is the least sum of squared errors (Aggarwal, Schieber and Tokuyama,
-    1994); exact=None takes all values of a group up to 2**21 and else a histogram, whose
-    sum of squared errors exceeds the optimum by at most 2 h r m: h the width of a bin,
-    r the range, m the most values in a bin. 'linear', 'density', 'random' and 'kmeans++'
-    start Lloyd's iteration of at most max_iterations. preserve_zeros keeps one centroid
-    for exact zeros only where there are any. compat='tfmot' gives the centroids of TFMOT
+    1994); exact=None takes all values of a group up to 2**21. Beyond that, and with
+    exact=False, it is proved to be at most 1 + tolerance times the least, before centroids
+    are rounded to the weights' dtype: values are counted in cells, those that may hold a
+    border are divided, until a lower bound of the optimum is so near. 'linear', 'density',
+    'random' and 'kmeans++' start Lloyd's iteration of at most max_iterations.
+    preserve_zeros keeps one centroid for exact zeros only where there are any. compat='tfmot' gives the centroids of TFMOT
     0.8 in its order, without iteration ('linear', 'density', 'random' as after
     tf.random.set_seed(seed), and 'kmeans++', which TFMOT always seeds with 9).
 
