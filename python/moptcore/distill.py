@@ -5,13 +5,17 @@ from __future__ import annotations
 
 import json
 import math
+import operator
 import os
+import shutil
+import uuid
+import zlib
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from moptcore._core import DTypeError, Error, FormatError
+from moptcore._core import DTypeError, Error, FormatError, NonFiniteError
 from moptcore._core.distill import (
     attention_loss,
     average_teachers,
@@ -36,7 +40,7 @@ __all__ = [
 ]
 
 _DTYPES = ("float16", "float32", "float64")
-_VERSION = 1
+_VERSION = 2
 
 
 class TeacherCache:
@@ -46,8 +50,10 @@ class TeacherCache:
         cache.put(indices, logits)
         logits = cache.get(indices)
 
-    path: a folder of ordinary files: `values.npy`, `present.npy`, with `top_k` also `classes.npy`,
-        and `cache.json`, which says what made them. Opening it again goes on where it stopped.
+    path: a folder of ordinary files: `values.npy`, `checks.npy` (a CRC-32 for each sample, 0 where
+        there is none yet), with `top_k` also `classes.npy`, and `cache.json`, which says what made
+        them. Opening it again goes on where it stopped. Any number of processes may open it, also
+        at once; those that write at the same time write different samples.
     samples: the size of the data set. shape: that of one sample's output, or the classes.
     teacher, dataset: fingerprints, any text that changes with what it stands for. A folder made
         for others is refused.
@@ -56,10 +62,10 @@ class TeacherCache:
         probability 0.
 
     A sample counts as present only after its values are in the file, so that whoever is stopped
-    half way loses nothing but the last call of `put`. One process writes at a time.
+    half way loses nothing but the last call of `put`.
 
-    Raises Error for arguments out of range and for a folder of another teacher, data set or
-    layout, FormatError for a folder that is no cache or a damaged one.
+    Raises Error for arguments out of range, for a folder of another teacher, data set or layout and
+    for one that is no cache; FormatError for a damaged cache, `get` for a damaged sample.
     """
 
     def __init__(
@@ -74,19 +80,20 @@ class TeacherCache:
         top_k: int | None = None,
     ) -> None:
         self.path = Path(path)
-        sizes = (shape,) if isinstance(shape, int) else tuple(shape)
-        for name, value in [("samples", samples), *(("shape", size) for size in sizes)]:
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise self._error(f"{name} must be integers >= 1, got {value!r}")
+        samples = self._size("samples", samples)
+        sizes = tuple(
+            self._size("shape", size)
+            for size in (shape if isinstance(shape, tuple | list) else (shape,))
+        )
         for name, text in (("teacher", teacher), ("dataset", dataset)):
             if not isinstance(text, str) or not text:
                 raise self._error(f"{name} must be a text that is not empty, got {text!r}")
         if dtype not in _DTYPES:
             raise self._error(f"dtype must be one of {_DTYPES}, got {dtype!r}")
-        if top_k is not None and (
-            not isinstance(top_k, int) or not sizes or not 1 <= top_k <= sizes[-1]
-        ):
-            raise self._error(f"top_k must be in [1, {sizes[-1:]}], got {top_k!r}")
+        if top_k is not None:
+            top_k = self._size("top_k", top_k)
+            if not sizes or top_k > sizes[-1]:
+                raise self._error(f"top_k must be at most the classes, {sizes[-1:]}, got {top_k}")
         self.samples, self.shape = samples, sizes
         self.teacher, self.dataset = teacher, dataset
         self.dtype, self.top_k = np.dtype(dtype), top_k
@@ -101,7 +108,7 @@ class TeacherCache:
             "dtype": dtype,
             "top_k": top_k,
         }
-        files = {"values": (dtype, (samples, *stored)), "present": ("uint8", (samples,))}
+        files = {"values": (dtype, (samples, *stored)), "checks": ("uint32", (samples,))}
         if top_k is not None:
             files["classes"] = ("int32", (samples, *stored))
         if not (self.path / "cache.json").exists():
@@ -115,54 +122,65 @@ class TeacherCache:
         Raises Error for indices out of range, another shape, and values that float16 cannot hold.
         """
         at = self._indices(indices)
-        values = np.asarray(logits)
-        if not np.issubdtype(values.dtype, np.floating):
-            raise DTypeError(f"[distill.TeacherCache] logits must be floats, got {values.dtype}")
+        values = _floats(logits)
         if values.shape != (len(at), *self.shape):
             raise self._error(f"logits must be {(len(at), *self.shape)}, got {values.shape}")
+        order = None
         if self.top_k is not None:
+            if np.isnan(values).any():
+                raise NonFiniteError(
+                    "[distill.TeacherCache] logits must not contain NaN with top_k, got NaN"
+                )
             # Stable: of equal logits the first classes stay.
             order = np.argsort(-values, axis=-1, kind="stable")[..., : self.top_k]
             values = np.take_along_axis(values, order, axis=-1)
+            order = order.astype(np.int32)
         with np.errstate(over="ignore"):
             narrow = values.astype(self.dtype)
         lost = np.isinf(narrow) & np.isfinite(values)
         if lost.any():
             raise self._error(f"logits must fit {self.dtype}, got {values[lost].flat[0]}")
-        self._arrays["values"][at] = narrow
-        if self.top_k is not None:
-            self._arrays["classes"][at] = order
-            self._arrays["classes"].flush()
-        self._arrays["values"].flush()
-        self._arrays["present"][at] = 1
-        self._arrays["present"].flush()
+        for name, stored in self._rows(narrow, order).items():
+            self._arrays[name][at] = stored
+            self._arrays[name].flush()
+        self._arrays["checks"][at] = self._checks(narrow, order)
+        self._arrays["checks"].flush()
 
     def get(self, indices: Any) -> np.ndarray:
         """The stored outputs [n, *shape] of the samples `indices` [n], in the cache's dtype.
 
-        Raises Error for indices out of range and samples that are not there yet.
+        Raises Error for indices out of range and samples that are not there yet, FormatError for
+        a sample that is not what `put` stored.
         """
         at = self._indices(indices)
-        absent = at[self._arrays["present"][at] == 0]
+        checks = np.array(self._arrays["checks"][at])
+        absent = at[checks == 0]
         if len(absent):
             raise self._error(
                 f"indices must be of cached samples, got {absent[0]} and {len(absent) - 1} more "
                 "that are not"
             )
         values = np.array(self._arrays["values"][at])
-        if self.top_k is None:
+        classes = None if self.top_k is None else np.array(self._arrays["classes"][at])
+        damaged = at[self._checks(values, classes) != checks]
+        if len(damaged):
+            raise FormatError(
+                f"[distill.TeacherCache] samples of {self.path} must be as they were stored, got "
+                f"{damaged[0]} and {len(damaged) - 1} more that differ; put them again"
+            )
+        if classes is None:
             return values
         logits = np.full((len(at), *self.shape), -np.inf, self.dtype)
-        np.put_along_axis(logits, np.array(self._arrays["classes"][at]).astype(int), values, -1)
+        np.put_along_axis(logits, classes.astype(int), values, -1)
         return logits
 
     def has(self, indices: Any) -> np.ndarray:
         """Which of the samples `indices` [n] are stored: bool [n]."""
-        return np.asarray(self._arrays["present"][self._indices(indices)] != 0)
+        return np.asarray(self._arrays["checks"][self._indices(indices)] != 0)
 
     def missing(self) -> np.ndarray:
         """The indices of all samples that are not stored yet."""
-        return np.flatnonzero(np.asarray(self._arrays["present"]) == 0)
+        return np.flatnonzero(np.asarray(self._arrays["checks"]) == 0)
 
     @property
     def complete(self) -> bool:
@@ -170,11 +188,36 @@ class TeacherCache:
         return len(self.missing()) == 0
 
     def __len__(self) -> int:
-        return int(np.count_nonzero(self._arrays["present"]))
+        return int(np.count_nonzero(self._arrays["checks"]))
 
     @staticmethod
     def _error(text: str) -> Error:
         return Error(f"[distill.TeacherCache] {text}")
+
+    @classmethod
+    def _size(cls, name: str, value: Any) -> int:
+        try:
+            size = -1 if isinstance(value, bool | np.bool_) else operator.index(value)
+        except TypeError:
+            size = -1
+        if size < 1:
+            raise cls._error(f"{name} must be integers >= 1, got {value!r}")
+        return size
+
+    @staticmethod
+    def _rows(values: np.ndarray, classes: np.ndarray | None) -> dict[str, np.ndarray]:
+        return {"values": values} if classes is None else {"values": values, "classes": classes}
+
+    def _checks(self, values: np.ndarray, classes: np.ndarray | None) -> np.ndarray:
+        """The CRC-32 of each sample's bytes, never 0."""
+        checks = np.zeros(len(values), np.uint32)
+        rows = list(self._rows(values, classes).values())
+        for index in range(len(values)):
+            check = 0
+            for row in rows:
+                check = zlib.crc32(row[index].tobytes(), check)
+            checks[index] = check or 1
+        return checks
 
     def _indices(self, indices: Any) -> np.ndarray:
         at = np.asarray(indices)
@@ -192,28 +235,41 @@ class TeacherCache:
     def _create(
         self, files: dict[str, tuple[str, tuple[int, ...]]], made_by: dict[str, Any]
     ) -> None:
-        self.path.mkdir(parents=True, exist_ok=True)
-        found = [each.name for each in self.path.iterdir() if not each.name.endswith(".part")]
-        strangers = set(found) - {f"{name}.npy" for name in files}
-        if strangers:
+        path = self.path.absolute()
+        strangers = [each.name for each in path.iterdir()] if path.is_dir() else []
+        if "cache.json" in strangers:
+            return
+        if strangers or (path.exists() and not path.is_dir()):
             raise self._error(
-                f"path must be a cache or an empty folder, got {self.path} with {min(strangers)!r}"
+                f"path must be a cache or an empty folder, got {self.path}"
+                + (f" with {min(strangers)!r} and no cache.json" if strangers else ", a file")
             )
-        for name, (dtype, shape) in files.items():
-            part = self.path / f"{name}.npy.part"
-            empty = np.lib.format.open_memmap(part, mode="w+", dtype=dtype, shape=shape)
-            empty.flush()
-            del empty
-            os.replace(part, self.path / f"{name}.npy")
-        # Last: a folder without it is one that was not finished, and is made again.
-        part = self.path / "cache.json.part"
-        part.write_text(json.dumps(made_by, indent=1) + "\n", encoding="ascii")
-        os.replace(part, self.path / "cache.json")
+        # Made beside the folder and renamed: who opens it at the same time finds all or nothing.
+        path.parent.mkdir(parents=True, exist_ok=True)
+        made = path.parent / f".{path.name}.{uuid.uuid4().hex}.part"
+        try:
+            made.mkdir()
+            for name, (dtype, shape) in files.items():
+                empty = np.lib.format.open_memmap(
+                    made / f"{name}.npy", mode="w+", dtype=dtype, shape=shape
+                )
+                empty.flush()
+                del empty
+            text = json.dumps(made_by, indent=1) + "\n"
+            (made / "cache.json").write_text(text, encoding="ascii")
+            os.rename(made, path)
+        except (OSError, ValueError, OverflowError) as error:
+            shutil.rmtree(made, ignore_errors=True)
+            if not (path / "cache.json").exists():
+                size = sum(np.dtype(dtype).itemsize * math.prod(at) for dtype, at in files.values())
+                raise self._error(
+                    f"path must be a folder with room for {size} bytes, got {self.path}: {error}"
+                ) from error
 
     def _check(self, made_by: dict[str, Any]) -> None:
         try:
             found = json.loads((self.path / "cache.json").read_text(encoding="ascii"))
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise FormatError(
                 f"[distill.TeacherCache] path must hold a cache.json of JSON, got {self.path}"
             ) from error
@@ -243,3 +299,16 @@ class TeacherCache:
                 f"{array.shape}"
             )
         return array
+
+
+def _floats(logits: Any) -> np.ndarray:
+    """Logits of any framework as an array that NumPy can rank and cast."""
+    if hasattr(logits, "detach"):
+        logits = logits.detach().cpu()
+        logits = logits.float() if str(logits.dtype) == "torch.bfloat16" else logits
+    values = np.asarray(logits)
+    if values.dtype.name == "bfloat16":
+        values = values.astype(np.float32)
+    if not np.issubdtype(values.dtype, np.floating):
+        raise DTypeError(f"[distill.TeacherCache] logits must be floats, got {values.dtype}")
+    return values

@@ -2,6 +2,8 @@
 from __future__ import annotations
 
 import json
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import moptcore as mc
 import numpy as np
@@ -51,17 +53,73 @@ def test_it_goes_on_where_it_stopped(tmp_path):
         opened(tmp_path).get([1, 5])
 
 
-def test_a_folder_that_was_not_finished_is_made_again(tmp_path):
+def test_a_cache_that_lost_its_description_is_not_made_anew(tmp_path):
     opened(tmp_path).put([0], logits(1))
+    whole = (tmp_path / "values.npy").read_bytes()
     (tmp_path / "cache.json").unlink()
-    assert len(opened(tmp_path)) == 0
+    with pytest.raises(
+        mc.Error, match=r"path must be a cache or an empty folder, .* no cache\.json"
+    ):
+        opened(tmp_path)
+    assert (tmp_path / "values.npy").read_bytes() == whole
+
+
+def test_many_may_open_it_at_once(tmp_path):
+    for attempt in range(10):
+        path = tmp_path / str(attempt)
+        start = threading.Barrier(4)
+
+        def open_and_put(rank, path=path, start=start):
+            start.wait()
+            cache = opened(path, samples=4000, shape=100)
+            cache.put([rank], logits(1, (100,), seed=rank))
+
+        with ThreadPoolExecutor(4) as pool:
+            list(pool.map(open_and_put, range(4)))
+        cache = opened(path, samples=4000, shape=100)
+        assert len(cache) == 4
+        for rank in range(4):
+            np.testing.assert_array_equal(cache.get([rank]), logits(1, (100,), seed=rank))
+    assert {each.name for each in tmp_path.iterdir()} == {str(attempt) for attempt in range(10)}
+
+
+@pytest.mark.parametrize("file", ["values", "classes", "checks"])
+def test_a_damaged_sample_is_refused_and_can_be_put_again(tmp_path, file):
+    cache = opened(tmp_path, top_k=2)
+    cache.put(np.arange(10), logits(10))
+    raw = np.load(tmp_path / f"{file}.npy", mmap_mode="r+")
+    raw.reshape(10, -1)[7].view(np.uint8)[0] ^= 1
+    raw.flush()
+    again = opened(tmp_path, top_k=2)
+    with pytest.raises(mc.FormatError, match="got 7 and 0 more that differ"):
+        again.get([6, 7])
+    np.testing.assert_array_equal(again.get([6]).max(-1), logits(10)[6:7].max(-1))
+    again.put([7], logits(1))
+    assert np.isfinite(again.get([7])).sum() == 2
+
+
+def test_arrays_of_pytorch_of_any_float_dtype_are_taken(tmp_path):
+    torch = pytest.importorskip("torch", reason="puts tensors of PyTorch")
+    values = torch.arange(8.0).reshape(2, 4)
+    cache = opened(tmp_path)
+    cache.put(torch.tensor([0, 1]), values.clone().requires_grad_())
+    cache.put([2, 3], values.bfloat16())
+    np.testing.assert_array_equal(cache.get([0, 1, 2, 3]), np.vstack([values, values]))
+
+
+def test_sizes_may_be_integers_of_any_kind(tmp_path):
+    cache = opened(tmp_path / "a", samples=np.int64(3), shape=[np.int32(4)], top_k=np.int8(1))
+    assert (cache.samples, cache.shape, cache.top_k) == (3, (4,), 1)
+    with pytest.raises(mc.Error, match=r"room for \d{16,} bytes"):
+        opened(tmp_path / "b", samples=10**15)
+    assert not (tmp_path / "b").exists()
 
 
 def test_the_files_are_ordinary(tmp_path):
     values = logits(10)
     opened(tmp_path, top_k=2).put(np.arange(10), values)
     names = {each.name for each in tmp_path.iterdir()}
-    assert names == {"cache.json", "values.npy", "classes.npy", "present.npy"}
+    assert names == {"cache.json", "values.npy", "classes.npy", "checks.npy"}
     largest = np.load(tmp_path / "values.npy", allow_pickle=False)
     np.testing.assert_array_equal(largest, np.sort(values)[:, :1:-1])
     assert json.loads((tmp_path / "cache.json").read_text())["teacher"] == "t"
@@ -110,6 +168,9 @@ def test_folders_that_are_no_cache_are_refused(tmp_path):
     (tmp_path / "cache.json").write_text("{")
     with pytest.raises(mc.FormatError, match=r"cache\.json of JSON"):
         opened(tmp_path)
+    (tmp_path / "cache.json").write_text("[" * 100_000)
+    with pytest.raises(mc.FormatError, match=r"cache\.json of JSON"):
+        opened(tmp_path)
     (tmp_path / "cache.json").write_text("[]")
     with pytest.raises(mc.FormatError, match="path must be a cache"):
         opened(tmp_path)
@@ -137,7 +198,10 @@ def test_damaged_files_are_refused(tmp_path):
         ({"teacher": ""}, "teacher must be a text that is not empty, got ''"),
         ({"dataset": 3}, "dataset must be a text that is not empty, got 3"),
         ({"dtype": "int8"}, "dtype must be one of .*, got 'int8'"),
-        ({"top_k": 5}, r"top_k must be in \[1, .*, got 5"),
+        ({"shape": 2.5}, r"shape must be integers >= 1, got 2\.5"),
+        ({"shape": None}, "shape must be integers >= 1, got None"),
+        ({"top_k": True}, "top_k must be integers >= 1, got True"),
+        ({"top_k": 5}, r"top_k must be at most the classes, \(4,\), got 5"),
     ],
 )
 def test_wrong_options_are_named(tmp_path, options, message):
@@ -161,3 +225,6 @@ def test_wrong_samples_are_named(tmp_path):
             cache.put(indices, values)
     assert len(cache) == 0
     assert cache.get([]).shape == (0, 4)
+    ranked = opened(tmp_path / "ranked", top_k=2)
+    with pytest.raises(mc.NonFiniteError, match="must not contain NaN"):
+        ranked.put([0], np.array([[1.0, np.nan, 3.0, 2.0]]))

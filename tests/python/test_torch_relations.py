@@ -262,6 +262,12 @@ def test_distilling_from_a_cache_equals_asking_the_teacher_every_time(tmp_path):
     assert cached == plain
     for a, b in zip(*(s.parameters() for s in students), strict=True):
         assert torch.equal(a, b)
+    # A run in bfloat16 leaves what a later one in float32 may read.
+    narrow = TeacherCache(tmp_path / "narrow", 24, 3, **options)
+    mct.distill(students[1], teacher, data, cache=narrow, precision="bfloat16")
+    np.testing.assert_array_equal(narrow.get(np.arange(24)), cache.get(np.arange(24)))
+    with pytest.raises(mc.DTypeError, match="cache must be a TeacherCache, got str"):
+        mct.distill(students[1], teacher, data, cache="narrow")
     with torch.no_grad():
         teacher[0].weight[0, 0] += 1
     with pytest.raises(mc.Error, match="cache must be of this teacher"):

@@ -84,6 +84,8 @@ def distill(
     criterion = DistillationLoss() if loss is None else loss
     inputs: list[torch.Tensor] = []
 
+    if cache is not None and not isinstance(cache, TeacherCache):
+        raise DTypeError(f"[{where}] cache must be a TeacherCache, got {type(cache).__name__}")
     if cache is not None and cache.teacher != (found := fingerprint(teacher)):
         raise Error(
             f"[{where}] cache must be of this teacher, fingerprint {found!r}, got one of "
@@ -139,7 +141,9 @@ def _recalled(
     at = indices.cpu().numpy()
     if not cache.has(at).all():
         # What is compared always comes from the cache, so that all epochs see the same values.
-        cache.put(at, teacher(x).cpu().to(torch.float64).numpy())
+        # At the teacher's own precision: later runs, of any precision, read the same folder.
+        with torch.autocast(x.device.type, enabled=False):
+            cache.put(at, teacher(x).cpu().to(torch.float64).numpy())
     return torch.from_numpy(cache.get(at)).to(x.device)
 
 
