@@ -39,7 +39,7 @@ HWY_INLINE void FakeQuant(const S* src, std::int64_t n, const Source& source, co
   using V = hn::Vec<D>;
   using M = hn::Mask<D>;
   const Grids<D> grids(d, source);
-  const NanPosition nan = rule.nan;
+  const NanLanes<D> nan(d, rule.nan);
   const bool float_product = rule.float_product;
   WithRounding(rule.rounding, [&]<Rounding kRounding>() HWY_ATTR {
     if (bits == nullptr) {

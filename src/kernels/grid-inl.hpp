@@ -99,38 +99,51 @@ HWY_INLINE V Nearest(D d, V v) {
 }
 
 template <Rounding kRounding, class V>
-HWY_INLINE V InSteps(V x, V factor) {
-  if constexpr (kRounding == Rounding::multiply_even) return hn::Mul(x, factor);
-  return hn::Div(x, factor);
+HWY_INLINE V InSteps(V x, const Lane<V>& grid) {
+  if constexpr (kRounding == Rounding::multiply_even) return hn::Mul(x, grid.factor);
+  return hn::Div(x, grid.scale);
 }
 
-template <class D, class V>
-HWY_INLINE V NanAt(D d, NanPosition where, V low) {
-  if (where == NanPosition::low) return low;
-  if (where == NanPosition::zero) return hn::Zero(d);
-  return hn::Set(d, std::numeric_limits<hn::TFromD<D>>::quiet_NaN());
-}
+// The position of NaN: a constant, or the grid's low. No branch, so that loops stay free of them.
+template <class D>
+class NanLanes {
+  using V = hn::Vec<D>;
+
+ public:
+  NanLanes(D d, NanPosition where)
+      : low_(hn::Zero(d)),
+        fixed_(where == NanPosition::nan
+                   ? hn::Set(d, std::numeric_limits<hn::TFromD<D>>::quiet_NaN())
+                   : hn::Zero(d)) {
+    if (where == NanPosition::low) low_ = hn::VecFromMask(d, hn::Eq(low_, low_));
+  }
+
+  HWY_INLINE V At(V low) const { return hn::Or(hn::And(low, low_), fixed_); }
+
+ private:
+  V low_, fixed_;
+};
 
 // The saturated position of x. Saturating before rounding to the whole bound is the same and
 // keeps the value in the range of NearestEven.
 template <Rounding kRounding, class D, class V>
-HWY_INLINE V Position(D d, V x, const Lane<V>& grid, NanPosition nan) {
-  const V v = InSteps<kRounding>(x, grid.factor);
+HWY_INLINE V Position(D d, V x, const Lane<V>& grid, const NanLanes<D>& nan) {
+  const V v = InSteps<kRounding>(x, grid);
   const V r = Nearest<kRounding>(d, hn::Min(hn::Max(v, grid.low), grid.high));
-  return hn::IfThenElse(hn::Eq(v, v), r, NanAt(d, nan, grid.low));
+  return hn::IfThenElse(hn::Eq(v, v), r, nan.At(grid.low));
 }
 
 // The same, and whether the rounded position needed no saturation.
 template <Rounding kRounding, class D, class V>
-HWY_INLINE V Position(D d, V x, const Lane<V>& grid, NanPosition nan, hn::Mask<D>& inside) {
+HWY_INLINE V Position(D d, V x, const Lane<V>& grid, const NanLanes<D>& nan, hn::Mask<D>& inside) {
   const V one = hn::Set(d, 1);
-  const V v = InSteps<kRounding>(x, grid.factor);
+  const V v = InSteps<kRounding>(x, grid);
   const auto number = hn::Eq(v, v);
   const V wide = hn::Min(hn::Max(v, hn::Sub(grid.low, one)), hn::Add(grid.high, one));
   const V r = Nearest<kRounding>(d, wide);
   const V saturated = hn::Min(hn::Max(r, grid.low), grid.high);
   inside = hn::And(number, hn::Eq(r, saturated));
-  return hn::IfThenElse(number, saturated, NanAt(d, nan, grid.low));
+  return hn::IfThenElse(number, saturated, nan.At(grid.low));
 }
 
 // How far ahead of a streaming loop memory is asked for: a page is often not known yet.
@@ -138,11 +151,12 @@ constexpr std::int64_t kAheadBytes = 2048;
 
 // dst[i] = f(x, grid, inside) for all elements; where bits are wanted, `inside` becomes bit i.
 // f may ignore `inside` where kBits is false. Memory holds S, which may be narrower than what D
-// computes with; f gives no NaN but the default one. With kStream, dst is a multiple of 16 bytes
-// and written past the caches.
-template <bool kBits, bool kStream, class D, class S, class Grids, class F>
-HWY_INLINE void ForEachLaneBy(D d, const S* src, std::int64_t n, const Grids& all, S* dst,
-                              std::uint8_t* bits, F f) {
+// computes with; f gives no NaN but the default one. With `stream`, dst is a multiple of 16
+// bytes and written past the caches.
+template <bool kBits, class D, class S, class Grids, class F>
+HWY_INLINE void ForEachLane(D d, const S* src, std::int64_t n, const Grids& all, S* dst,
+                            std::uint8_t* bits, bool stream, F f) {
+  using V = hn::Vec<D>;
   // A store of bits may alias anything but locals; f captures by value for the same reason.
   const Grids grids = all;
   constexpr std::int64_t kLanes = hn::MaxLanes(D());
@@ -150,13 +164,15 @@ HWY_INLINE void ForEachLaneBy(D d, const S* src, std::int64_t n, const Grids& al
   constexpr std::int64_t kUnit = kByte < 4 * kLanes ? 4 * kLanes : kByte;
   std::int64_t i = 0;
   // Elements [i, i + kCount): whole vectors and whole bytes of bits.
-  const auto whole = [&]<std::int64_t kCount>() HWY_ATTR {
+  const auto whole = [&]<std::int64_t kCount>(bool past) HWY_ATTR {
+    constexpr std::int64_t kVectors = kCount / kLanes;
+    V y[kVectors];
     [[maybe_unused]] std::uint8_t part[8];
     [[maybe_unused]] unsigned byte = 0;
-    for (std::int64_t k = 0; k < kCount; k += kLanes) {
+    for (std::int64_t v = 0; v < kVectors; ++v) {
+      const std::int64_t k = v * kLanes;
       hn::Mask<D> inside;
-      const auto y = f(LoadAs<S>(d, src + i + k), grids.Load(d, i + k), inside);
-      StoreAs<kStream, false>(d, y, dst + i + k);
+      y[v] = f(LoadAs<S>(d, src + i + k), grids.Load(d, i + k), inside);
       if constexpr (kBits && kLanes >= 8) {
         hn::StoreMaskBits(d, inside, bits + (i + k) / 8);
       } else if constexpr (kBits) {
@@ -168,17 +184,26 @@ HWY_INLINE void ForEachLaneBy(D d, const S* src, std::int64_t n, const Grids& al
         }
       }
     }
+    if (past) {
+      for (std::int64_t v = 0; v < kVectors; ++v) {
+        StoreAs<true, false>(d, y[v], dst + i + v * kLanes);
+      }
+    } else {
+      for (std::int64_t v = 0; v < kVectors; ++v) {
+        StoreAs<false, false>(d, y[v], dst + i + v * kLanes);
+      }
+    }
   };
   for (; i + kUnit <= n; i += kUnit) {
-    if constexpr (kStream) {
+    if (stream) {
       for (std::int64_t at = 0; at < kUnit * static_cast<std::int64_t>(sizeof(S)); at += 64) {
         hwy::Prefetch(reinterpret_cast<const char*>(src + i) + kAheadBytes + at);
       }
     }
-    whole.template operator()<kUnit>();
+    whole.template operator()<kUnit>(stream);
   }
   constexpr std::int64_t kLeast = kBits ? kByte : kLanes;
-  for (; i + kLeast <= n; i += kLeast) whole.template operator()<kLeast>();
+  for (; i + kLeast <= n; i += kLeast) whole.template operator()<kLeast>(false);
   for (; i < n; i += kLanes) {
     const std::int64_t count = n - i < kLanes ? n - i : kLanes;
     hn::Mask<D> inside;
@@ -194,13 +219,6 @@ HWY_INLINE void ForEachLaneBy(D d, const S* src, std::int64_t n, const Grids& al
       }
     }
   }
-}
-
-template <bool kBits, class D, class S, class Grids, class F>
-HWY_INLINE void ForEachLane(D d, const S* src, std::int64_t n, const Grids& grids, S* dst,
-                            std::uint8_t* bits, bool stream, F f) {
-  if (stream) ForEachLaneBy<kBits, true>(d, src, n, grids, dst, bits, f);
-  else ForEachLaneBy<kBits, false>(d, src, n, grids, dst, bits, f);
 }
 
 // Calls f<rounding>() with the rounding as a compile-time constant.

@@ -8,9 +8,9 @@
 namespace moptcore::inline v0::kernels {
 
 enum class Rounding : std::uint8_t {
-  divide_even,    ///< x / factor, half to even
+  divide_even,    ///< x / scale, half to even
   multiply_even,  ///< x * factor, half to even
-  divide_away,    ///< x / factor, half away from zero
+  divide_away,    ///< x / scale, half away from zero
 };
 
 enum class NanPosition : std::uint8_t { nan, zero, low };

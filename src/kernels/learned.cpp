@@ -28,10 +28,11 @@ HWY_INLINE void Forward(const S* src, std::int64_t n, const Source& source, S* d
   using D = std::remove_const_t<decltype(d)>;
   using V = hn::Vec<D>;
   using M = hn::Mask<D>;
+  const NanLanes<D> nan(d, NanPosition::nan);
   ForEachLane<false>(d, src, n, Grids<D>(d, source), dst, static_cast<std::uint8_t*>(nullptr),
                      stream, [=](V x, const Lane<V>& grid, M&) HWY_ATTR {
-                       const V r = Position<Rounding::divide_even>(d, hn::Sub(x, grid.zero), grid,
-                                                                   NanPosition::nan);
+                       const V r =
+                           Position<Rounding::divide_even>(d, hn::Sub(x, grid.zero), grid, nan);
                        return hn::Add(hn::Mul(r, grid.scale), grid.zero);
                      });
 }

@@ -68,7 +68,7 @@ HWY_INLINE V FusedMulAdd(D d, V x, V y, V z) {
 
 // The saturated integer of x, still a float.
 template <Rounding kRounding, ZeroPoint kZeroPoint, class D, class V>
-HWY_INLINE V WholeNumber(D d, V x, const Lane<V>& grid, NanPosition nan) {
+HWY_INLINE V WholeNumber(D d, V x, const Lane<V>& grid, const NanLanes<D>& nan) {
   if constexpr (kZeroPoint == ZeroPoint::after) {
     return hn::Add(Position<kRounding>(d, x, grid, nan), grid.zero);
   } else {
@@ -81,13 +81,14 @@ HWY_INLINE V WholeNumber(D d, V x, const Lane<V>& grid, NanPosition nan) {
     const V low = hn::Add(grid.low, grid.zero);
     const V high = hn::Add(grid.high, grid.zero);
     const V r = NearestEven(d, hn::Min(hn::Max(v, low), high));
-    return hn::IfThenElse(hn::Eq(v, v), r, hn::Add(NanAt(d, nan, grid.low), grid.zero));
+    return hn::IfThenElse(hn::Eq(v, v), r, hn::Add(nan.At(grid.low), grid.zero));
   }
 }
 
 template <Rounding kRounding, ZeroPoint kZeroPoint, class Q, class D, class Grids>
 HWY_INLINE void QuantizeTo(D d, const hn::TFromD<D>* src, std::int64_t n, const Grids& grids,
-                           NanPosition nan, Q* dst) {
+                           NanPosition where, Q* dst) {
+  const NanLanes<D> nan(d, where);
   const hn::Rebind<Q, D> dq;
   const auto lanes = static_cast<std::int64_t>(hn::Lanes(d));
   std::int64_t i = 0;
