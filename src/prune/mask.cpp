@@ -22,23 +22,25 @@ namespace {
 
 constexpr std::int64_t kChunk = kernels::kScratch;
 
+// Texts are made only where a check fails: they would cost a small tensor more than its mask.
 void check_floating(const AnyView& tensor, const char* where, const std::string& argument) {
-  check<DTypeError>(is_floating(tensor.dtype()), where,
-                    argument + " must be float64, float32, float16 or bfloat16",
+  if (is_floating(tensor.dtype())) return;
+  check<DTypeError>(false, where, argument + " must be float64, float32, float16 or bfloat16",
                     name(tensor.dtype()));
 }
 
 void check_unpacked(const AnyView& tensor, const char* where, const std::string& argument) {
-  check<DTypeError>(!is_packed(tensor.dtype()), where, argument + " must not be int4 or uint4",
-                    name(tensor.dtype()));
+  if (!is_packed(tensor.dtype())) return;
+  check<DTypeError>(false, where, argument + " must not be int4 or uint4", name(tensor.dtype()));
 }
 
 void check_scores(const AnyView& scores, const Shape& shape, const char* where,
                   const std::string& argument) {
   check_unpacked(scores, where, argument);
+  if (scores.shape() == shape) return;
   std::ostringstream rule;
   rule << argument << " must have the shape of weights, " << shape;
-  check(scores.shape() == shape, where, rule.str(), scores.shape());
+  check(false, where, rule.str(), scores.shape());
 }
 
 // The count of TFMOT in its own arithmetic, which is float32 throughout.

@@ -23,19 +23,23 @@ constexpr std::int64_t kStreamFrom = std::int64_t{4} << 20;
 }  // namespace
 
 void check_mask(const AnyView& mask, const Shape& shape, const char* where, const char* argument) {
-  const std::string name_of(argument);
-  check<DTypeError>(mask.dtype() == DType::boolean || mask.dtype() == DType::uint8, where,
-                    name_of + " must be bool, or uint8 if packed", name(mask.dtype()));
-  if (mask.dtype() == DType::boolean) {
-    std::ostringstream rule;
-    rule << name_of << " must have the shape " << shape;
-    check(mask.shape() == shape, where, rule.str(), mask.shape());
-  } else {
-    const Shape packed{packed_size(element_count(shape))};
-    std::ostringstream rule;
-    rule << name_of << " must be bool " << shape << " or packed uint8 " << packed;
-    check(mask.shape() == packed, where, rule.str(), mask.shape());
+  const bool bytes = mask.dtype() == DType::boolean;
+  if (bytes ? mask.shape() == shape
+            : mask.dtype() == DType::uint8 && mask.rank() == 1 &&
+                  mask.shape()[0] == packed_size(element_count(shape))) {
+    return;
   }
+  const std::string name_of(argument);
+  check<DTypeError>(bytes || mask.dtype() == DType::uint8, where,
+                    name_of + " must be bool, or uint8 if packed", name(mask.dtype()));
+  std::ostringstream rule;
+  if (bytes) {
+    rule << name_of << " must have the shape " << shape;
+  } else {
+    rule << name_of << " must be bool " << shape << " or packed uint8 "
+         << Shape{packed_size(element_count(shape))};
+  }
+  check(false, where, rule.str(), mask.shape());
 }
 
 void store_bits(const std::uint8_t* bits, std::int64_t first, std::int64_t n,

@@ -85,12 +85,14 @@ class Histogram {
 };
 
 template <class Key>
-std::pair<Key, Key> range_of(const std::vector<Key>& keys) {
-  Key least = keys.front();
-  Key greatest = keys.front();
-  for (const Key key : keys) {
-    least = std::min(least, key);
-    greatest = std::max(greatest, key);
+std::pair<Key, Key> range_of(std::span<const std::span<const Key>> parts) {
+  Key least = std::numeric_limits<Key>::max();
+  Key greatest = std::numeric_limits<Key>::min();
+  for (const auto part : parts) {
+    for (const Key key : part) {
+      least = std::min(least, key);
+      greatest = std::max(greatest, key);
+    }
   }
   return {least, greatest};
 }
@@ -100,15 +102,24 @@ std::pair<Key, Key> range_of(const std::vector<Key>& keys) {
 template <class Key>
 Key kth_key(std::vector<Key>& keys, std::int64_t k) {
   if (keys.size() > kFewKeys) {
-    // Each round leaves the keys of one interval, so there are at most six for 64 bits.
-    const auto [least, greatest] = range_of(keys);
     const std::array<std::span<const Key>, 1> parts{keys};
-    return Histogram<Key>(parts, least, greatest).find(k);
+    return kth_key<Key>(parts, k);
   }
   const auto place = keys.begin() + k;
   std::nth_element(keys.begin(), place, keys.end());
   return *place;
 }
+
+template <class Key>
+Key kth_key(std::span<const std::span<const Key>> parts, std::int64_t k) {
+  // Each round leaves the keys of one interval, so there are at most six for 64 bits.
+  const auto [least, greatest] = range_of(parts);
+  return Histogram<Key>(parts, least, greatest).find(k);
+}
+
+template std::int16_t kth_key(std::span<const std::span<const std::int16_t>>, std::int64_t);
+template std::int32_t kth_key(std::span<const std::span<const std::int32_t>>, std::int64_t);
+template std::int64_t kth_key(std::span<const std::span<const std::int64_t>>, std::int64_t);
 
 template std::int16_t kth_key(std::vector<std::int16_t>&, std::int64_t);
 template std::int32_t kth_key(std::vector<std::int32_t>&, std::int64_t);
@@ -198,8 +209,8 @@ void Selection<Key>::bracket(std::int64_t position) {
   const double share = static_cast<double>(position) / static_cast<double>(size_);
   const double middle = share * static_cast<double>(size);
   const double reach = 4.0 * std::sqrt(middle * (1.0 - share)) + 2.0;
-  const auto [least, greatest] = range_of(sample);
   const std::array<std::span<const Key>, 1> parts{sample};
+  const auto [least, greatest] = range_of<Key>(parts);
   const Histogram<Key> histogram(parts, least, greatest);
   const auto key_at = [&](double at) {
     const auto place = static_cast<std::int64_t>(at);
@@ -256,12 +267,20 @@ void Selection<Key>::pass() {
 // The wanted key is inside: `above` keys are above low_.
 template <class Key>
 void Selection<Key>::settle(std::int64_t position, std::int64_t above) {
-  std::vector<std::span<const Key>> parts;
-  parts.reserve(blocks_.size());
-  for (const Block& block : blocks_) parts.emplace_back(block.inside);
   below_ = size_ - above;
-  found_ = Histogram<Key>(parts, static_cast<Key>(low_ + 1), static_cast<Key>(high_ - 1))
-               .find(position - below_);
+  if (size_ <= static_cast<std::int64_t>(kFewKeys)) {
+    std::vector<Key> keys;
+    for (const Block& block : blocks_) {
+      keys.insert(keys.end(), block.inside.begin(), block.inside.end());
+    }
+    found_ = kth_key(keys, position - below_);
+  } else {
+    std::vector<std::span<const Key>> parts;
+    parts.reserve(blocks_.size());
+    for (const Block& block : blocks_) parts.emplace_back(block.inside);
+    found_ = Histogram<Key>(parts, static_cast<Key>(low_ + 1), static_cast<Key>(high_ - 1))
+                 .find(position - below_);
+  }
   found_inside_ = true;
   equal_ = 0;
   for (Block& block : blocks_) {

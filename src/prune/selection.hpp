@@ -10,6 +10,7 @@
 
 #include <cstdint>
 #include <optional>
+#include <span>
 #include <vector>
 
 #include <moptcore/core/pool.hpp>
@@ -81,7 +82,15 @@ extern template class Selection<std::int16_t>;
 extern template class Selection<std::int32_t>;
 extern template class Selection<std::int64_t>;
 
-/// Key number k, counted from 0 in ascending order, of `keys`, which are reordered and cut.
+/// Key number k, counted from 0 in ascending order, of all that `parts` hold.
+template <class Key>
+[[nodiscard]] Key kth_key(std::span<const std::span<const Key>> parts, std::int64_t k);
+
+extern template std::int16_t kth_key(std::span<const std::span<const std::int16_t>>, std::int64_t);
+extern template std::int32_t kth_key(std::span<const std::span<const std::int32_t>>, std::int64_t);
+extern template std::int64_t kth_key(std::span<const std::span<const std::int64_t>>, std::int64_t);
+
+/// The same of `keys`, which may be reordered.
 template <class Key>
 [[nodiscard]] Key kth_key(std::vector<Key>& keys, std::int64_t k);
 

@@ -165,6 +165,35 @@ def test_lamp_divides_by_what_outranks(dtype):
     np.testing.assert_array_equal(prune.lamp_score(ties), [1, 1 / 2, 0, 1 / 3])
 
 
+@pytest.mark.parametrize("dtype", ["float64", "float32", "float16", "bfloat16"])
+@pytest.mark.parametrize("ties", [False, True])
+def test_lamp_of_many_blocks_is_the_same_at_any_thread_count(dtype, ties):
+    rng = np.random.default_rng(17)
+    values = rng.integers(-50, 51, 200_003) / 8 if ties else rng.standard_normal(200_003)
+    w = torch.from_numpy(values).to(getattr(torch, dtype))
+    w[1234] = math.nan
+    threads = mc.get_num_threads()
+    try:
+        results = []
+        for count in (1, 2, 5):
+            mc.set_num_threads(count)
+            results.append(exact(prune.lamp_score(w)))
+    finally:
+        mc.set_num_threads(threads)
+    for other in results[1:]:
+        np.testing.assert_array_equal(other, results[0])
+    assert math.isnan(results[0][1234])
+    # The definition with one sort; the reference sums anew for every element.
+    squares = np.delete(exact(w), 1234) ** 2
+    order = np.argsort(-squares, kind="stable")
+    expected = np.empty_like(squares)
+    expected[order] = squares[order] / np.cumsum(squares[order])
+    # Both sums of up to 2e5 positive terms may be off by as many roundings of double; scores of
+    # 16-bit weights are float32.
+    rounding = 5e-11 if dtype == "float64" else 2**-23
+    np.testing.assert_allclose(np.delete(results[0], 1234), expected, rtol=rounding, atol=2**-149)
+
+
 def test_lamp_survives_extreme_weights():
     np.testing.assert_array_equal(prune.lamp_score(np.array([1e-300, 1e-300])), [1, 0.5])
     np.testing.assert_array_equal(prune.lamp_score(np.array([1e300, -1e300])), [1, 0.5])
@@ -408,6 +437,26 @@ def test_regrowth_of_a_large_layer_in_place():
     np.testing.assert_array_equal(mask, reference.regrow(before, w, g, 0.3))
     # Dropped weights with a large gradient may come back at once, as in the paper.
     assert 0 < (before & ~mask).sum() <= 1998
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32", "float16", "bfloat16"])
+def test_regrowth_shares_ties_out_alike_at_any_thread_count(dtype):
+    rng = np.random.default_rng(4)
+    w, g = (
+        torch.from_numpy(rng.integers(-5, 6, 200_003) / 4).to(getattr(torch, dtype))
+        for _ in range(2)
+    )
+    mask = torch.from_numpy(rng.random(200_003) < 0.2)
+    threads = mc.get_num_threads()
+    try:
+        for count in (1, 2, 5):
+            mc.set_num_threads(count)
+            np.testing.assert_array_equal(
+                prune.regrow(mask, w, g.float(), 0.3).numpy(),
+                reference.regrow(mask.numpy(), exact(w), exact(g), 0.3),
+            )
+    finally:
+        mc.set_num_threads(threads)
 
 
 def test_regrowth_obeys_the_policy_for_nan_where_it_matters():
