@@ -442,7 +442,7 @@ def test_a_damaged_or_foreign_state_is_named_and_nothing_changes() -> None:
     with pytest.raises(moptcore.FormatError, match="other names"):
         clusterer.load_state_dict(foreign)
     kinds = mct.cluster(Net(), 4, update="straight_through").state_dict()
-    with pytest.raises(moptcore.FormatError, match="must be of the same update"):
+    with pytest.raises(moptcore.FormatError, match="update must be that of the state"):
         clusterer.load_state_dict(kinds)
     with pytest.raises(TypeError, match="must be a mapping"):
         clusterer.load_state_dict([1])
@@ -501,3 +501,88 @@ def test_other_devices_compute_what_the_cpu_computes(
     one, other = run(True), run(False)
     for name in one:
         assert torch.equal(one[name], other[name]), name
+
+
+@pytest.mark.parametrize("options", [{}, {"axis": 0}, {"group_size": 16}])
+@pytest.mark.parametrize("update", ["centroids", "straight_through"])
+def test_a_state_without_zeros_to_preserve_loads_again(
+    options: dict[str, Any], update: str
+) -> None:
+    model = nn.Sequential(nn.Linear(8, 8))
+    with torch.no_grad():
+        model[0].weight[0].zero_()  # one of eight groups holds zeros, the others none
+        if not options:
+            model[0].weight.add_(1.0)
+    clusterer = mct.Clusterer(model, 4, preserve_zeros=True, update=update, **options)
+    state = clusterer.state_dict()
+    assert (state["cluster/0.weight/zero"] == -1).any()
+    again = mct.Clusterer(copy.deepcopy(model), 4, update=update, **options)
+    again.load_state_dict(state)
+    for key, value in again.state_dict().items():
+        np.testing.assert_array_equal(value, state[key], err_msg=key)
+    again.apply()
+    clusterer.step()
+    assert torch.equal(again._model[0].weight, model[0].weight)
+
+
+def test_a_group_without_a_zero_cannot_hold_zeros() -> None:
+    model = nn.Linear(8, 8)
+    with torch.no_grad():
+        model.weight[0].zero_()
+    clusterer = mct.Clusterer(model, 4, axis=0)
+    state = clusterer.state_dict()
+    state["cluster/weight/zero"][0] = -1
+    name = clusterer._fingerprint()
+    with pytest.raises(moptcore.FormatError, match=r"cluster/weight/\* zero must name"):
+        clusterer.load_state_dict(moptcore.core.seal(state, name))
+
+
+@pytest.mark.parametrize(
+    ("own", "other", "named"),
+    [
+        ({"k": 2}, {"k": 6}, "k must be that of the state, 6, got 2"),
+        ({"k": 6}, {"k": 2}, "k must be that of the state, 2, got 6"),
+        ({"k": 2, "axis": 0}, {"k": 2, "axis": 1}, "axis"),
+        ({"k": 2, "group_size": 8}, {"k": 2, "axis": 0}, "axis"),
+        ({"k": 2}, {"k": 2, "update": "straight_through"}, "update"),
+    ],
+)
+def test_states_of_other_settings_are_refused(
+    own: dict[str, Any], other: dict[str, Any], named: str
+) -> None:
+    model = nn.Linear(8, 8)
+    clusterer = mct.Clusterer(model, **own)
+    before = clusterer.state_dict()
+    with pytest.raises(moptcore.FormatError, match=rf"\[torch.Clusterer\] {named}"):
+        clusterer.load_state_dict(mct.Clusterer(nn.Linear(8, 8), **other).state_dict())
+    for key, value in clusterer.state_dict().items():
+        np.testing.assert_array_equal(value, before[key], err_msg=key)
+
+
+def test_no_state_brings_more_values_than_k() -> None:
+    clusterer = mct.Clusterer(model := nn.Linear(8, 8), 2)
+    state = mct.Clusterer(nn.Linear(8, 8), 6).state_dict()
+    with pytest.raises(moptcore.FormatError, match="k = 2"):
+        clusterer.load_state_dict(state, strict=False)
+    clusterer.apply()
+    assert distinct(model.weight) == 2
+
+
+def test_a_clusterer_of_a_model_that_changed_leaves_other_models_alone() -> None:
+    changed = nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 4))
+    stale = mct.Clusterer(changed, 4)
+    changed[1] = nn.Linear(8, 3)
+    model = nn.Sequential(nn.Linear(8, 8))
+    pruner = mct.Pruner(model, ConstantSparsity(0.5, begin_step=1))
+    pruner.step()
+    other = mct.Clusterer(model, 4)
+    other.step()
+    assert 0.0 in model[0].weight
+    assert mct.prepare_qat(model, torch.randn(4, 8)).coverage[0].done
+    assert mct.quantize_weights(model).quantization_coverage[0].done
+    # What is left of the changed model still has its codebook and its masks.
+    held = mct.Pruner(changed, ConstantSparsity(0.5, begin_step=1), include="0")
+    held.step()
+    assert distinct(changed[0].weight) <= 4
+    with pytest.raises(moptcore.Error, match=r"1.weight must be a parameter of shape \(4, 8\)"):
+        stale.step()

@@ -342,3 +342,18 @@ def test_n_of_m_survives_clusters_and_integers() -> None:
                 kept = (values != 0).reshape(len(values), -1, 4).sum(2)
                 assert bool((kept <= 2).all()), (name, step)
             assert distinct(integers(quantized)[name]) <= K
+
+
+def test_a_state_without_masks_or_zeros_loads_again(tmp_path: Path) -> None:
+    model = Net()
+    pruner = mct.Pruner(model, ConstantSparsity(0.5, begin_step=3))
+    parts = mct.Compression(pruner, mct.Clusterer(model, 4, preserve_zeros=True))
+    parts.load_state_dict(parts.state_dict())
+    x, _ = batch(0)
+    prepared = mct.prepare_qat(model, x)
+    prepared.load_state_dict(prepared.state_dict())
+    before = {key: value.clone() for key, value in prepared.state_dict().items()}
+    mct.save_packed(prepared, tmp_path / "latent.safetensors", what="latent")
+    mct.load_packed(tmp_path / "latent.safetensors", prepared)
+    for key, value in prepared.state_dict().items():
+        assert torch.equal(value, before[key]), key

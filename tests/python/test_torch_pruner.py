@@ -263,6 +263,7 @@ def test_a_state_of_another_model_or_a_damaged_one_is_refused() -> None:
         "__sha256__",
         "prune/step",
         "prune/seed",
+        "prune/settings",
         *(f"prune/{name}/mask" for name in ("features.0.weight", "up.weight", "head.weight")),
     }
     other = mct.Pruner(nn.Linear(4, 4), ConstantSparsity(0.5, 1))
@@ -664,3 +665,52 @@ def test_state_passes_through_a_safe_checkpoint(tmp_path: Path) -> None:
     assert all(np.array_equal(state[key], value) for key, value in expected.items())
     with pytest.raises(TypeError, match=r"state must be a mapping .*, got NoneType"):
         other.load_state_dict(None)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        ({"structure": "channel"}, "structure must be that of the state, None, got 'channel'"),
+        ({"structure": (2, 4)}, "structure"),
+        ({"scope": "global"}, "scope"),
+        ({"scores": "lamp"}, "scores"),
+    ],
+)
+def test_states_of_other_settings_are_refused(options, named):
+    schedule = ConstantSparsity(0.5, begin_step=1)
+    pruner = moptcore.torch.Pruner(nn.Linear(8, 8), schedule)
+    pruner.step()
+    other = moptcore.torch.Pruner(nn.Linear(8, 8), schedule, **options)
+    with pytest.raises(moptcore.FormatError, match=rf"\[torch.Pruner\] {named}"):
+        other.load_state_dict(pruner.state_dict())
+    assert other.masks == {}
+    other.load_state_dict(pruner.state_dict(), strict=False)
+    assert torch.equal(other.masks["weight"], pruner.masks["weight"])
+
+
+def test_a_longer_schedule_may_go_on_with_a_state():
+    pruner = moptcore.torch.Pruner(nn.Linear(8, 8), ConstantSparsity(0.5, begin_step=1))
+    pruner.step()
+    longer = moptcore.torch.Pruner(
+        nn.Linear(8, 8), lambda step: 0.5 if step < 2 else 0.75, regrow=lambda step: 0.0
+    )
+    longer.load_state_dict(pruner.state_dict())
+    longer.step()
+    assert longer.sparsity.total == 0.75
+
+
+def test_a_pruner_of_a_model_that_changed_leaves_other_models_alone():
+    changed = nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 4))
+    stale = moptcore.torch.Pruner(changed, ConstantSparsity(0.5, begin_step=1))
+    stale.step()
+    mask = stale.masks["0.weight"]
+    changed[1] = nn.Linear(8, 3)
+    model = nn.Linear(8, 8)
+    moptcore.torch.Clusterer(model, 4).step()
+    moptcore.torch.cluster(nn.Linear(8, 8), 4)
+    moptcore.torch.prune_with_reconstruction(nn.Linear(8, 8), [torch.randn(32, 8)], 0.5)
+    # What is left of the changed model still has its mask.
+    moptcore.torch.cluster(changed, 4, include="0")
+    assert bool((changed[0].weight[~mask] == 0).all())
+    with pytest.raises(moptcore.Error, match=r"1.weight must be a parameter of shape \(4, 8\)"):
+        stale.step()

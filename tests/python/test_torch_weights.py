@@ -404,3 +404,13 @@ def test_learned_rounding_of_pruned_weights_beats_the_nearest(method: str, schem
         return sum(float((plain(x) - model(x)).detach().square().sum()) for x in batches)
 
     assert error(method=method, calibration=batches) < 0.8 * error()
+
+
+@pytest.mark.parametrize("method", ["rtn", "hqq", "gptq", "awq", "adaround"])
+def test_groups_larger_than_a_row_are_the_row(method: str) -> None:
+    model, x = nn.Sequential(nn.Linear(6, 4)), torch.randn(32, 6)
+    data = [x] if method in ("gptq", "awq", "adaround") else None
+    wide = mct.quantize_weights(model, "weight_int4", 10**8, method, data)
+    row = mct.quantize_weights(model, "weight_int4", 6, method, data)
+    assert torch.equal(wide(x), row(x))
+    assert wide[0].weight_bytes == row[0].weight_bytes

@@ -14,7 +14,7 @@ import torch
 
 from moptcore import DTypeError, Error, FormatError, NonFiniteError
 from moptcore.core import Coverage, Pattern, fingerprint_of, require, seal, unseal
-from moptcore.torch import masking, selection, together
+from moptcore.torch import masking, selection, settings, together
 from moptcore.torch.arguments import unwrapped
 from moptcore.torch.codebook import Book
 
@@ -269,8 +269,9 @@ class Clusterer:
     def state_dict(self) -> dict[str, npt.NDArray[Any]]:
         """Step, seed, codebooks and hidden weights as a flat dict of arrays, sealed.
 
-        Keys: cluster/step, cluster/seed, cluster/<parameter>/centroids, indices, and where they
-        exist zero, kept (one bit per weight) and latent; cluster/* is one shared codebook. See
+        Keys: cluster/step, cluster/seed, cluster/settings (the bytes of a JSON object),
+        cluster/<parameter>/centroids, indices, and where they exist zero (-1 of a codebook without
+        one), kept (one bit per weight) and latent; cluster/* is one shared codebook. See
         `Pruner.state_dict` for how to save it.
         """
         return seal(self._entries(), self._fingerprint())
@@ -279,8 +280,9 @@ class Clusterer:
         """Continues where the state was taken; resuming equals never having stopped.
 
         The weights are the checkpoint's own business and are not touched until `step` or
-        `apply`. Raises FormatError naming the key for a damaged state and, with `strict`, for
-        another model or other parameters; then nothing changes.
+        `apply`. Raises FormatError naming the key for a damaged state or one of more than `k`
+        values and, with `strict`, for another model, other parameters, or another k, axis,
+        group_size, update or shared; then nothing changes.
         """
         if not isinstance(state, Mapping):
             raise DTypeError(
@@ -313,16 +315,18 @@ class Clusterer:
         shelves = [
             shelf
             for shelf in self._shelves
-            if any(id(weight) in parameters for weight in self._weights(shelf))
+            if any(id(self._known(name)) in parameters for name in shelf.names)
         ]
         self._settle(shelves)
         return {id(weight) for shelf in shelves for weight in self._weights(shelf)}
 
     def _books_now(self) -> dict[int, Book]:
+        # Others ask for their own parameters: what is gone from this model is none of them.
         return {
             id(weight): shelf.book.part(index)
             for shelf in self._shelves
-            for index, weight in enumerate(self._weights(shelf))
+            for index, name in enumerate(shelf.names)
+            if (weight := self._known(name)) is not None
         }
 
     def _settle(self, shelves: Sequence[_Shelf]) -> bool:
@@ -352,6 +356,7 @@ class Clusterer:
         state: dict[str, npt.NDArray[Any]] = {
             "cluster/step": np.array(self._step, np.int64),
             "cluster/seed": np.array(self._seed, np.int64),
+            "cluster/settings": settings.entry(self._settings()),
         }
         for shelf in self._shelves:
             for key, value in shelf.book.state().items():
@@ -367,7 +372,9 @@ class Clusterer:
                     f"[torch.Clusterer] state must hold {key} as an integer >= 0, got {value}"
                 )
             numbers[key] = int(value.item())
-        unknown = set(entries) - set(numbers)
+        if strict:
+            settings.check("torch.Clusterer", entries, "cluster/settings", self._settings())
+        unknown = set(entries) - {*numbers, "cluster/settings"}
         loaded = []
         for shelf in self._shelves:
             prefix = f"cluster/{self._key(shelf)}/"
@@ -388,6 +395,10 @@ class Clusterer:
         for shelf, book in zip(self._shelves, loaded, strict=True):
             shelf.book = book
         self._give()
+
+    def _settings(self) -> dict[str, Any]:
+        names = ("k", "axis", "group_size", "update", "shared")
+        return {name: getattr(self, f"_{name}") for name in names}
 
     def _key(self, shelf: _Shelf) -> str:
         return "*" if self._shared else shelf.names[0]
@@ -444,6 +455,9 @@ class Clusterer:
 
     def _weight(self, name: str) -> torch.Tensor:
         return selection.parameter(self._model, name, self._shapes[name], "torch.Clusterer")
+
+    def _known(self, name: str) -> torch.Tensor | None:
+        return selection.known(self._model, name, self._shapes[name])
 
     def _weights(self, shelf: _Shelf) -> list[torch.Tensor]:
         return [self._weight(name) for name in shelf.names]

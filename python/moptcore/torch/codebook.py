@@ -189,9 +189,12 @@ class Book:
             not centroids.is_floating_point()
             or centroids.dim() != 2
             or len(centroids) != groups
-            or centroids.shape[1] == 0
+            or not 1 <= centroids.shape[1] <= self.k
         ):
-            return f"centroids must be [{groups}, k], got {list(centroids.shape)}"
+            return (
+                f"centroids must be [{groups}, n] with 1 <= n <= k = {self.k}, got "
+                f"{list(centroids.shape)}"
+            )
         if indices.shape != (size,) or indices.is_floating_point():
             return f"indices must be {size} integers, got {list(indices.shape)}"
         if size and not 0 <= int(indices.min()) <= int(indices.max()) < centroids.shape[1]:
@@ -199,8 +202,8 @@ class Book:
         zero, latent, kept = state.get("zero"), state.get("latent"), state.get("kept")
         if zero is not None:
             ok = zero.shape == (groups,) and not zero.is_floating_point()
-            if not ok or not 0 <= int(zero.min()) <= int(zero.max()) < centroids.shape[1]:
-                return f"zero must be {groups} integers in [0, {centroids.shape[1]})"
+            if not ok or bool(((zero < -1) | (zero >= centroids.shape[1])).any()):
+                return f"zero must be {groups} integers in [-1, {centroids.shape[1]})"
         if (latent is not None) != (self.update == "straight_through"):
             return "must be of the same update"
         if latent is not None and latent.shape != (size,):
@@ -208,8 +211,11 @@ class Book:
         if kept is not None and (kept.shape != (-(-size // 8),) or kept.dtype != torch.uint8):
             return f"kept must be {-(-size // 8)} bytes, got {list(kept.shape)}"
         self.centroids, self.indices, self.latent = centroids, indices, latent
+        # -1 of a group that holds no zeros.
         self.zero = None if zero is None else zero.long()
         self.kept = None if kept is None else masking.unpack(kept, (size,))
+        if self._lacks_zero():
+            return "zero must name a value for every group that holds weights at zero"
         return ""
 
     # Inside

@@ -15,7 +15,7 @@ import torch
 
 from moptcore import DTypeError, Error, FormatError, NonFiniteError, _core
 from moptcore.core import Coverage, Pattern, fingerprint_of, require, seal, unseal
-from moptcore.torch import masking, scoring, selection, together
+from moptcore.torch import masking, scoring, selection, settings, together
 from moptcore.torch.arguments import unwrapped
 from moptcore.torch.evaluation import Sparsity
 
@@ -315,7 +315,8 @@ class Pruner:
     def state_dict(self) -> dict[str, npt.NDArray[Any]]:
         """Step, seed and masks as a flat dict of arrays, sealed; it fits into any checkpoint.
 
-        Keys: prune/step, prune/seed, prune/<parameter>/mask (uint8, one bit per weight), of
+        Keys: prune/step, prune/seed, prune/settings (the bytes of a JSON object),
+        prune/<parameter>/mask (uint8, one bit per weight), of
         movement scores prune/<parameter>/scores, and the seals of `moptcore.core.seal`.
         `numpy.savez` takes it as it is. `torch.load` reads only tensors back by default: save
         `{k: torch.from_numpy(v) for k, v in state.items()}`, which `load_state_dict` takes too.
@@ -323,6 +324,7 @@ class Pruner:
         state: dict[str, npt.NDArray[Any]] = {
             "prune/step": np.array(self._step, np.int64),
             "prune/seed": np.array(self._seed, np.int64),
+            "prune/settings": settings.entry(self._settings()),
         }
         for target in self._targets:
             if target.bits is not None:
@@ -336,14 +338,16 @@ class Pruner:
 
         The weights are the checkpoint's own business and are not touched until `step` or
         `apply`. Raises FormatError naming the key for a damaged state and, with `strict`, for
-        another model or other parameters; without it unknown masks are left out.
+        another model, other parameters, or another structure, scope or kind of scores; without it
+        unknown masks are left out. Schedule, bounds and regrowth say what happens from here on:
+        they may differ, as where training goes on for longer.
         """
         if not isinstance(state, Mapping):
             raise DTypeError(
                 "[torch.Pruner] state must be a mapping as state_dict returns it, got "
                 f"{type(state).__name__}"
             )
-        required = ["prune/step", "prune/seed"]
+        required = ["prune/step", "prune/seed", "prune/settings"]
         masks_of = [f"prune/{target.name}/mask" for target in self._targets]
         if any(key in state for key in masks_of):
             required += masks_of
@@ -358,6 +362,9 @@ class Pruner:
                 step = int(value.item())
             else:
                 seed = int(value.item())
+        if strict:
+            settings.check("torch.Pruner", entries, "prune/settings", self._settings())
+        entries.pop("prune/settings", None)
         masks: dict[str, torch.Tensor] = {}
         for target in self._targets:
             key = f"prune/{target.name}/mask"
@@ -445,11 +452,13 @@ class Pruner:
         return selection.parameter(self._model, target.name, target.shape, "torch.Pruner")
 
     def _masks_now(self) -> dict[int, torch.Tensor]:
-        return {
-            id(self._weight(target)): target.bits
-            for target in self._targets
-            if target.bits is not None
-        }
+        # Others ask for their own parameters: what is gone from this model is none of them.
+        found = {}
+        for target in self._targets:
+            weight = selection.known(self._model, target.name, target.shape)
+            if weight is not None and target.bits is not None:
+                found[id(weight)] = target.bits
+        return found
 
     def _renew(self, sparsity: float, step: int, moved: list[torch.Tensor | None]) -> None:
         weights = [self._weight(target).detach() for target in self._targets]
@@ -588,6 +597,10 @@ class Pruner:
             notes.append("every weight is pruned")
         after = {**target.row.after, "nonzeros": kept, "sparsity": 1.0 - kept / max(size, 1)}
         return replace(target.row, reason="; ".join(notes), after=after)
+
+    def _settings(self) -> dict[str, Any]:
+        scores = self._scores if isinstance(self._scores, str) else "function"
+        return {"structure": self._structure, "scope": self._scope, "scores": scores}
 
     def _fingerprint(self) -> str:
         # Sorted: a module rewritten for quantization may list its parameters in another order.

@@ -13,7 +13,7 @@ from moptcore import Error
 from moptcore.core import Coverage, Pattern, select
 from moptcore.torch.arguments import dimensions
 
-__all__ = ["Found", "find", "parameter"]
+__all__ = ["Found", "find", "known", "parameter"]
 
 RuleT = TypeVar("RuleT")
 
@@ -81,15 +81,17 @@ def find(
     return Found(tuple(rows), rules, chosen)
 
 
+def known(model: torch.nn.Module, name: str, shape: torch.Size) -> torch.nn.Parameter | None:
+    """The parameter called `name` now; None unless it has the shape it had."""
+    weight = _named(model, name)
+    return weight if weight is not None and weight.shape == shape else None
+
+
 def parameter(
     model: torch.nn.Module, name: str, shape: torch.Size, where: str
 ) -> torch.nn.Parameter:
     """The parameter called `name` now; raises Error unless it has the shape it had."""
-    *path, attribute = name.split(".")
-    module: torch.nn.Module | None = model
-    for part in path:
-        module = None if module is None else module._modules.get(part)
-    weight = None if module is None else module._parameters.get(attribute)
+    weight = _named(model, name)
     if weight is None or weight.shape != shape:
         raise Error(
             f"[{where}] {name} must be a parameter of shape {tuple(shape)}, "
@@ -97,6 +99,14 @@ def parameter(
             f"make a new {where.rpartition('.')[2]}"
         )
     return weight
+
+
+def _named(model: torch.nn.Module, name: str) -> torch.nn.Parameter | None:
+    *path, attribute = name.split(".")
+    module: torch.nn.Module | None = model
+    for part in path:
+        module = None if module is None else module._modules.get(part)
+    return None if module is None else module._parameters.get(attribute)
 
 
 def _figures(parameter: torch.Tensor) -> dict[str, Any]:

@@ -2,7 +2,9 @@
 """What works on the same parameter, so that masks and codebooks know each other.
 
 Parts are found by the identity of the parameters they work on: a pruner of a submodule and a
-clusterer of the whole model meet. Nothing is kept alive here and nothing is put into a module.
+clusterer of the whole model meet. A part whose model changed since tells of the parameters that
+are still there, so that it does not get into the way of other models. Nothing is kept alive here
+and nothing is put into a module.
 """
 
 from __future__ import annotations

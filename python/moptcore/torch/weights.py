@@ -52,7 +52,8 @@ def quantize_weights(
     """A new module whose Linear and Conv layers hold their weights in fewer bits, for inference.
 
     scheme: "weight_int8", "weight_int4": integers with one scale for each output, or with
-        `group_size` for each so many neighbours of an output's weights; int4 takes half a byte.
+        `group_size` for each so many neighbours of an output's weights (all of them, where it is
+        larger than their number); int4 takes half a byte.
         "float16", "bfloat16": halves. These compute in the dtype of their input. "int8_dynamic":
         int8 weights, and inputs rounded to uint8 on the range of each call, as ONNX's
         DynamicQuantizeLinear does.
@@ -289,7 +290,7 @@ def _converted(
         return WeightOnlyLayer(layer, half=layer.weight.detach().to(_HALF[scheme]))
     weight = layer.weight.detach().flatten(1).to("cpu", torch.float32)
     dtype = "int4" if scheme == "weight_int4" else "int8"
-    size = group_size or weight.shape[1]
+    size = min(group_size or weight.shape[1], weight.shape[1])
     columns = zero_point = None
     if method == "hqq":
         # Between whole numbers, zero would be no value of the grid.
