@@ -107,7 +107,7 @@ void apply_mask(benchmark::State& state) {
 
 void sizes(benchmark::internal::Benchmark* bench) {
   bench->ArgNames({"n", "threads"})
-      ->ArgsProduct({{1 << 20, 1 << 24}, {1, 2}})
+      ->ArgsProduct({{1 << 20, 1 << 24, 1 << 26}, {1, 2}})
       ->Unit(benchmark::kMillisecond)
       ->UseRealTime();
 }
