@@ -4,6 +4,12 @@
 #include <moptcore/core/parallel.hpp>
 #include <moptcore/runtime/runtime.hpp>
 
+#include <pybind11/stl.h>
+
+#include <array>
+#include <optional>
+#include <span>
+
 #include "array.hpp"
 #include "constructed.hpp"
 #include "misfit.hpp"
@@ -42,6 +48,67 @@ py::object dequantize(const Array& q, const QParams& qp, const py::object& out) 
   return result.take();
 }
 
+// One grid of bytes.
+QParams input_grid(float scale, std::int32_t zero_point, std::int32_t qmin, std::int32_t qmax) {
+  QParams::Options options;
+  options.dtype = qmin < 0 ? DType::int8 : DType::uint8;
+  options.qmin = qmin;
+  options.qmax = qmax;
+  return QParams(scale, zero_point, options);
+}
+
+std::span<const float> scales_from(const Array& scale, const char* where) {
+  check<DTypeError>(scale.dtype() == DType::float32 && scale.view().is_contiguous(), where,
+                    "weight_scale must be contiguous float32", name(scale.dtype()));
+  return {static_cast<const float*>(scale.view().data()),
+          static_cast<std::size_t>(scale.view().size())};
+}
+
+std::optional<AnyView> view_of(const std::optional<Array>& array) {
+  return array ? std::optional(array->view()) : std::nullopt;
+}
+
+py::object integer_linear(const Array& x, float scale, std::int32_t zero_point, const Array& weight,
+                          const Array& weight_scale, const std::optional<Array>& bias,
+                          std::int32_t qmin, std::int32_t qmax, const py::object& out) {
+  constexpr const char* kWhere = "runtime.integer_linear";
+  adopt_thread_limit();
+  const QParams input = input_grid(scale, zero_point, qmin, qmax);
+  const std::span<const float> scales = scales_from(weight_scale, kWhere);
+  check(x.shape().rank() >= 1 && weight.shape().rank() == 2, kWhere,
+        "x and weight must have at least 1 and exactly 2 dimensions", weight.shape());
+  Shape shape = x.shape();
+  shape[shape.rank() - 1] = weight.shape()[0];
+  Output result(x, DType::float32, shape, out, kWhere);
+  {
+    const py::gil_scoped_release release;
+    runtime::integer_linear(x.view(), input, weight.view(), scales, view_of(bias), result.view());
+  }
+  return result.take();
+}
+
+using Pair = std::array<std::int64_t, 2>;
+
+py::object integer_convolution(const Array& x, float scale, std::int32_t zero_point,
+                               const Array& weight, const Array& weight_scale,
+                               const std::optional<Array>& bias, Pair stride, Pair before,
+                               Pair after, Pair dilation, std::int64_t groups, std::int32_t qmin,
+                               std::int32_t qmax, const py::object& out) {
+  constexpr const char* kWhere = "runtime.integer_convolution";
+  adopt_thread_limit();
+  const QParams input = input_grid(scale, zero_point, qmin, qmax);
+  const std::span<const float> scales = scales_from(weight_scale, kWhere);
+  const runtime::ConvolutionOptions options{stride, before, after, dilation, groups};
+  Output result(x, DType::float32, runtime::convolution_shape(x.shape(), weight.shape(), options),
+                out, kWhere);
+  {
+    const py::gil_scoped_release release;
+    runtime::integer_convolution(x.view(), input, weight.view(), scales, view_of(bias), options,
+                                 result.view());
+  }
+  return result.take();
+}
+
 }  // namespace
 }  // namespace moptcore::bindings
 
@@ -56,6 +123,23 @@ PYBIND11_MODULE(_runtime, m) {
         "quant.quantize(x, qp, backend=\"onednn\").");
   m.def("dequantize", &bindings::dequantize, "q"_a, "qp"_a, "out"_a = pybind11::none(),
         "quant.dequantize(q, qp, backend=\"onednn\").");
+  m.attr("INTEGER_DEPTH") = moptcore::runtime::kIntegerDepth;
+  m.def("integer_linear", &bindings::integer_linear, "x"_a, "scale"_a, "zero_point"_a, "weight"_a,
+        "weight_scale"_a, "bias"_a = pybind11::none(), "qmin"_a = 0, "qmax"_a = 255,
+        "out"_a = pybind11::none(),
+        R"(A linear layer as an int8 model computes it: float32 x [..., inputs] in, float32 out.
+
+q = saturate(round(x / scale) + zero_point); the results are
+float32(sum((q - zero_point) * weight) + bias) * (scale * weight_scale) with exact sums: the same
+bits on every CPU. weight is int8 [outputs, inputs], weight_scale float32 [outputs], bias int32
+[outputs]. NaN in x raises NonFiniteError.)");
+  m.def("integer_convolution", &bindings::integer_convolution, "x"_a, "scale"_a, "zero_point"_a,
+        "weight"_a, "weight_scale"_a, "bias"_a, "stride"_a, "before"_a, "after"_a, "dilation"_a,
+        "groups"_a = 1, "qmin"_a = 0, "qmax"_a = 255, "out"_a = pybind11::none(),
+        R"(integer_linear's arithmetic for x [batch, channels, (height,) width].
+
+stride, dilation and the padding `before` and `after` are pairs of rows and columns; over one
+dimension only the second counts. Padding holds the zero point.)");
   bindings::bind_lowrank(m.def_submodule("lowrank"));
   bindings::word_misfits(m);
 }

@@ -155,8 +155,8 @@ def test_bad_arguments_are_named() -> None:
     model, x = nn.Sequential(nn.Linear(4, 2)), torch.randn(2, 4)
     with pytest.raises(moptcore.UnsupportedError, match=r"scheme must be one of \('int8',\), got"):
         mct.prepare_qat(model, x, scheme="int5")
-    with pytest.raises(moptcore.UnsupportedError, match=r"mode must be one of \('simulate',\)"):
-        mct.prepare_qat(model, x, mode="integer")
+    with pytest.raises(moptcore.UnsupportedError, match=r"mode must be one of .*, got 'real'"):
+        mct.prepare_qat(model, x, mode="real")
     with pytest.raises(TypeError, match="example must be a tensor or a tuple of tensors, got list"):
         mct.prepare_qat(model, [[1.0, 2.0]])
     with pytest.raises(moptcore.Error, match=r"example must fit the model, got \[\(2, 5\)\]"):

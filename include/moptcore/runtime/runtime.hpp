@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <moptcore/runtime/integer.hpp>
 #include <moptcore/runtime/quantize.hpp>

@@ -10,6 +10,7 @@ integers alone, so folding commutes with quantization and happens at evaluation 
 from __future__ import annotations
 
 import copy
+import dataclasses
 import math
 import warnings
 from collections.abc import Callable, Iterable
@@ -35,12 +36,13 @@ from moptcore.torch.capture import (
 )
 from moptcore.torch.codebook import Book
 from moptcore.torch.fake_quant import rounded
+from moptcore.torch.integer import Geometry, Operands, geometry, integer_layer, why_not
 from moptcore.torch.learned import lsq
 
 __all__ = ["ActivationQuantizer", "Folded", "QuantizedLayer", "QuantizedModel", "prepare_qat"]
 
 SCHEMES = ("int8",)
-MODES = ("simulate",)
+MODES = ("simulate", "integer")
 SCALES = ("measured", "learned")
 WEIGHT_MAX = 127
 # With a scale that does not follow the weights, two neighbours still have to fit one lane.
@@ -93,8 +95,16 @@ def prepare_qat(
     folded as in the file. With scales="learned" they start as measured and are parameters from
     then on, under `_quant`, with the gradients of LSQ: give them to the optimizer, best without
     weight decay.
+
+    With mode="simulate" layers compute in float on rounded values. With mode="integer" the forward
+    pass of linear layers and convolutions in one and two dimensions multiplies the integers
+    themselves, with int32 sums, as the int8 file is to be computed; gradients stay those of
+    "simulate". It takes float32 on CPU; elsewhere, and in layers for which `coverage` gives a
+    reason, the forward pass is simulated.
+
     `coverage` names every weight and, where it stays float, why. `strict` raises CoverageError
-    for a selected weight that stays float; a warning says that all do. Raises UnsupportedError
+    for a selected weight that stays float, or that mode "integer" simulates; a warning says that
+    all stay float. Raises UnsupportedError
     for a forward whose control flow depends on data, naming the line.
     """
     if not isinstance(model, nn.Module):
@@ -119,10 +129,14 @@ def prepare_qat(
         parameter.grad = None
     program = capture(root, _WHERE)
     values = observe_values(program, root, inputs, _WHERE)
-    plan = _Plan(program, root, values, wanted, inputs[0].device, scales == "learned")
+    plan = _Plan(program, root, values, wanted, inputs[0].device, scales == "learned", mode)
     quantized = QuantizedModel(root, plan.rewrite(), plan.quantizers, plan.coverage(), scheme)
     if strict:
-        require(quantized.coverage, _WHERE)
+        simulated = [
+            dataclasses.replace(row, done=row.done and (mode == "simulate" or not row.reason))
+            for row in quantized.coverage
+        ]
+        require(simulated, _WHERE)
     rows = quantized.coverage
     if not any(row.done for row in rows):
         why = "; ".join(f"{row.name}: {row.reason}" for row in rows[:_ROWS_SHOWN])
@@ -305,6 +319,9 @@ class QuantizedLayer(nn.Module):
     the weights that were zero when the model was prepared, and that stay zero whatever an
     optimizer does to them; None where there were none. `book` holds the weights at few values.
 
+    In `mode` "integer" the integers themselves are multiplied where integer_layer can, in
+    training only where the input is `on_grid`: what a dropout scales is not.
+
     A codebook without an axis, or with another than the outputs, needs one scale for the whole
     weight: only so do k values become k integers. For the same reason a negative factor of the
     BatchNorm is not folded into the weights then.
@@ -325,13 +342,18 @@ class QuantizedLayer(nn.Module):
         activation: tuple[float, float] | None,
         source: ActivationQuantizer,
         learned: bool = False,
+        mode: str = "simulate",
     ) -> None:
         super().__init__()
+        self.mode = mode
+        self.on_grid = True
         self.kind = kind
         self.options = options
         self.activation = activation
         # Tuples keep these from being registered a second time under another name.
         self._weight, self._bias, self._norm, self._source = weight, bias, (norm,), (source,)
+        conv = kind == "conv"
+        self._geometry = geometry(options, self.weight) if conv else Geometry()
         zeros = self.weight.detach() == 0
         # Nothing but zeros is a layer that has yet to learn, not one that was pruned.
         sparse = bool(zeros.any()) and not bool(zeros.all())
@@ -458,12 +480,56 @@ class QuantizedLayer(nn.Module):
                 weight = lsq(weight, scale, None, -self.limit, self.limit, 0)
             else:
                 weight = rounded(weight, scale, self.zeros, -WEIGHT_MAX, WEIGHT_MAX, 0, own)
-            y = self._linear(x, weight, self.bias)
+            if self.on_grid and self._multiplies_integers(x):
+                y = self._trained_integers(x, weight, scale)
+            else:
+                y = self._linear(x, weight, self.bias)
             if self._norm[0] is not None:
                 y = self._norm[0](y)
+        elif self._multiplies_integers(x):
+            folded = self.folded()
+            scale = folded.scale if folded.sign is None else folded.scale * folded.sign
+            source = self._source[0]
+            y = integer_layer(
+                x,
+                *self._evaluated(folded),
+                Operands(source.scale, source.zero_point, folded.weight, scale, folded.bias),
+                self._geometry,
+            )
         else:
-            y = self._linear(x, *self._evaluated())
+            y = self._linear(x, *self._evaluated(self.folded()))
         return self._activate(y)
+
+    def _multiplies_integers(self, x: torch.Tensor) -> bool:
+        return (
+            self.mode == "integer"
+            and not self._source[0].passing
+            and x.dtype == self.weight.dtype == torch.float32
+            and not (self.kind == "conv" and self.weight.dim() > 4)
+        )
+
+    def _trained_integers(
+        self, x: torch.Tensor, weight: torch.Tensor, scale: torch.Tensor
+    ) -> torch.Tensor:
+        """The layer before its BatchNorm. Without one its bias is rounded as deployed."""
+        source, bias = self._source[0], self.bias
+        shape = (-1, *[1] * (weight.dim() - 1))
+        with torch.no_grad():
+            q = torch.round(weight / scale.reshape(shape)).to(torch.int8)
+            steps = None
+            if bias is not None and self._norm[0] is None:
+                steps = torch.round(bias.double() / (source.scale * scale).double())
+                steps = steps.clamp(-(2**31) + 1, 2**31 - 1).to(torch.int32)
+        y = integer_layer(
+            x,
+            weight,
+            None if steps is None else bias,
+            Operands(source.scale, source.zero_point, q, scale, steps),
+            self._geometry,
+        )
+        if bias is not None and steps is None:
+            y = y + (bias.reshape(shape[:-1]) if self.kind == "conv" else bias)
+        return y
 
     def _linear(
         self, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None
@@ -578,8 +644,7 @@ class QuantizedLayer(nn.Module):
         q = torch.round(weight.float() / scale.reshape(shape)).clamp(-self.limit, self.limit)
         return (q * scale.reshape(shape)).to(weight.dtype) + 0.0, scale
 
-    def _evaluated(self) -> tuple[torch.Tensor, torch.Tensor | None]:
-        folded = self.folded()
+    def _evaluated(self, folded: Folded) -> tuple[torch.Tensor, torch.Tensor | None]:
         weight = self.weight
         shape = (-1, *[1] * (weight.dim() - 1))
         deployed = (folded.weight.float() * folded.scale.reshape(shape)).to(weight.dtype)
@@ -759,8 +824,10 @@ class _Plan:
         wanted: dict[str, Selection],
         device: torch.device,
         learned: bool,
+        mode: str,
     ) -> None:
         self._learned = learned
+        self._mode = mode
         self._values = values
         self._steps = {step.name: step for step in program.steps}
         self._users = program.users
@@ -779,6 +846,7 @@ class _Plan:
         kind = LearnedQuantizer if learned else ActivationQuantizer
         self._ranges = {name: kind(device) for name in self._marked}
         self._sources = {n: self._root(fusion.source) for n, fusion in self._layers.items()}
+        self._on_grid = {name: self._stays_on_grid(name) for name in self._layers}
         self.quantizers: dict[str, nn.Module] = {}
         self._idle: set[str] = set()  # steps that the rounding behind them does
         self._bound()
@@ -832,6 +900,16 @@ class _Plan:
 
     def coverage(self) -> tuple[Coverage, ...]:
         done = {name for fusion in self._layers.values() for name in fusion.parameters}
+        simulated: dict[str, set[str]] = {}
+        for last, fusion in self._layers.items():
+            weight = getattr(*fusion.weight)
+            reason = why_not(weight, fusion.step.kind) if self._mode == "integer" else ""
+            if not reason and not weight.is_cpu:
+                reason = f"integer kernels run on CPU, got {weight.device}"
+            if not reason and not self._on_grid[last]:
+                reason = "behind a dropout the forward pass is simulated in train()"
+            for name in fusion.parameters if reason else ():
+                simulated.setdefault(name, set()).add(reason)
         rows = []
         for name, parameter in self._parameters.items():
             if parameter.dim() < 2:
@@ -845,6 +923,9 @@ class _Plan:
                 reason = self._reasons.get(name) or self._left(name, module)
             before = {"dtype": str(parameter.dtype).removeprefix("torch.")}
             after = {"dtype": "int8"} if name in done else before
+            if name in done and self._mode == "integer":
+                reason = "; ".join(sorted(simulated.get(name, ())))
+                after = {**after, "forward": "simulate" if reason else "integer"}
             rows.append(
                 Coverage(
                     name,
@@ -929,9 +1010,25 @@ class _Plan:
             fusion.activation,
             self._ranges[self._sources[name]],
             self._learned,
+            "simulate" if why_not(getattr(*fusion.weight), fusion.step.kind) else self._mode,
         )
+        layer.on_grid = self._on_grid[name]
         self.quantizers[name] = layer
         return Step(name, "module", (layer,), (Ref(fusion.source),), kind="layer")
+
+    def _stays_on_grid(self, layer: str) -> bool:
+        """Whether training, too, hands the layer what its source rounded."""
+        name = self._layers[layer].source
+        while name != self._sources[layer]:
+            step = self._steps[name]
+            if step.op == "module":
+                drops = getattr(step.target[0], "p", 0.0) != 0.0
+            else:
+                drops = "dropout" in str(getattr(step.target, "__name__", step.target))
+            if drops:
+                return False
+            name = step.inputs[0]
+        return True
 
     def _attribute(self, step: Step, which: str) -> tuple[nn.Module, str] | None:
         """The module and name of a step's weight or bias; None where it is computed or absent."""
