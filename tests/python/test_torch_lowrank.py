@@ -300,14 +300,30 @@ def test_bad_arguments_are_named_and_change_nothing():
         ({"rank": 2, "convolution": "cp"}, "convolution must be one of"),
         ({"rank": (2, 2)}, "rank must be one number"),
         ({"params": 2.0}, r"params must be in \[0, 1\], got 2"),
+        ({"params": 0}, r"params must be in \(0, 1\), got 0"),
+        ({"params": 1}, r"params must be in \(0, 1\), got 1"),
+        ({"energy": 0}, r"energy must be in \(0, 1\], got 0"),
+        ({"error": 1}, r"error must be in \[0, 1\), got 1"),
+        ({"budget": 0}, r"budget must be in \(0, 1\], got 0"),
+        ({"rank": 0}, r"\[torch.factorize\] rank must be >= 1, got 0"),
+        ({"rank": -1}, "rank must be >= 1, got -1"),
+        ({"rank": (2, 0), "convolution": "tucker2"}, "rank must be >= 1"),
+        ({"rank": (2, 2, 2), "convolution": "tucker2"}, "rank must be one number, or a pair"),
         ({"rank": 2, "seed": -1}, "seed must be an integer >= 0"),
         ({"rank": 2, "include": "nothing"}, "include patterns must match"),
-        ({"rank": 2, "calibration": []}, "calibration must hold one or more batches"),
+        ({"rank": 2, "calibration": []}, "calibration must hold at least one batch"),
     ]:
         with pytest.raises(mc.Error, match=match):
             mct.factorize(model, **arguments)
     with pytest.raises(TypeError, match="calibration must be a tensor"):
         mct.factorize(model, rank=2, calibration=3)
+    for rank in (1.5, True, (1, 2.0)):
+        with pytest.raises(TypeError, match=r"\[torch.factorize\] rank must be an integer"):
+            mct.factorize(model, rank=rank, convolution="tucker2")
+    with pytest.raises(mc.NonFiniteError, match=r"calibration must give .*weight finite inputs"):
+        mct.factorize(model, rank=2, calibration=torch.full((2, 3, 8, 8), torch.nan))
+    with pytest.raises(TypeError, match=r"recipe must be a mapping .*, got NoneType"):
+        mct.apply_factorization(model, None)
     with pytest.raises(TypeError, match="model must be a Module"):
         mct.factorize([], rank=2)
     with torch.no_grad():
@@ -400,3 +416,98 @@ def test_a_factorized_model_is_pruned_quantized_and_exported(tmp_path):
     assert float((torch.from_numpy(found) - expected).abs().max()) <= 0.1 * float(
         expected.abs().max()
     )
+
+
+def test_a_pair_of_ranks_is_for_the_convolutions():
+    model = Network()
+    found = rows(mct.factorize(model, rank=(3, 2), convolution="tucker2"))
+    assert found["features.0.weight"].after["rank"] == (3, 2)
+    assert "rank (3, 2) is for convolutions" in found["head.weight"].reason
+    assert isinstance(model.head, nn.Linear)
+    with pytest.raises(mc.CoverageError, match="is for convolutions"):
+        mct.factorize(Network(), rank=(3, 2), convolution="tucker2", strict=True)
+
+
+def test_a_prepared_model_is_refused_and_a_part_of_one_left_alone():
+    model, x = Network().eval(), images()
+    prepared = mct.prepare_qat(model, x)
+    for change in (lambda m: mct.factorize(m, rank=4), mct.quantize_weights):
+        with pytest.raises(mc.Error, match="before prepare_qat, or strip"):
+            change(prepared)
+    assert type(prepared.head) is nn.Linear
+    around = nn.Sequential(prepared, nn.Linear(10, 10)).eval()
+    before = prepared(x)
+    result = mct.factorize(around, rank=2)
+    found = rows(result)
+    assert found["1.weight"].done
+    assert not found["0.head.weight"].done
+    assert "factorize before prepare_qat" in found["0.head.weight"].reason
+    assert torch.equal(around[0](x), before)
+    with pytest.raises(mc.CoverageError):
+        mct.factorize(around, rank=2, strict=True, include="0")
+    part = mct.quantize_weights(nn.Sequential(prepared, nn.Linear(10, 10))).quantization_coverage
+    assert {row.name: row.done for row in part}["1.weight"]
+    assert not any(row.done for row in part if row.name.startswith("0."))
+
+
+class Reads(nn.Module):
+    """Uses the weights and biases of its layers itself."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.fc = nn.Conv2d(3, 16, 3, stride=2, padding=1), nn.Linear(16 * 16, 20)
+
+    def forward(self, x):
+        conv, fc = self.conv, self.fc
+        x = nn.functional.conv2d(x, conv.weight, conv.bias, stride=2, padding=1)
+        return nn.functional.linear(x.flatten(1), fc.weight, fc.bias)
+
+
+@pytest.mark.parametrize("convolution", ["channel", "spatial", "tucker2"])
+def test_code_that_reads_the_weight_gets_the_product_of_the_factors(convolution):
+    torch.manual_seed(0)
+    model, x = Reads(), images()
+    called = nn.Sequential(copy.deepcopy(model.conv), nn.Flatten(1), copy.deepcopy(model.fc))
+    for each in (model, called):
+        mct.factorize(each, params=0.5, convolution=convolution, strict=True)
+    # The same factors, multiplied in another order: sums of at most 256 products in float32.
+    torch.testing.assert_close(model(x), called(x), rtol=1e-4, atol=1e-5)
+    model(x).sum().backward()
+    assert all(each.grad is not None for each in model.parameters())
+    assert list(model.state_dict())[:2] == ["conv.0.weight", "conv.1.weight"]
+    assert torch.equal(copy.deepcopy(model)(x), model(x))
+    plain = mct.strip(called)
+    assert type(plain[2]) is nn.Sequential
+    torch.testing.assert_close(model(x), plain(x), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("scheme", ["weight_int8", "weight_int4", "float16", "int8_dynamic"])
+def test_code_that_reads_the_weight_gets_the_rounded_one(scheme):
+    torch.manual_seed(0)
+    model, x = Reads(), images()
+    small = mct.quantize_weights(model, scheme)
+    assert torch.equal(small(x), mct.strip(copy.deepcopy(small))(x))
+    assert not torch.equal(small.fc.weight, model.fc.weight)
+
+
+def test_weights_that_are_quantized_already_have_rows_that_say_so():
+    small = mct.quantize_weights(Network())
+    with pytest.warns(UserWarning, match="no parameter is selected"):
+        clustered = mct.cluster(small, 4).coverage
+    with pytest.warns(UserWarning, match="no parameter is selected"):
+        pruned = mct.Pruner(small, mc.prune.ConstantSparsity(0.5, 1)).coverage
+    with pytest.warns(UserWarning, match="no parameter is selected"):
+        again = mct.quantize_weights(small).quantization_coverage
+    for found in (clustered, pruned, again, mct.factorize(small, rank=2).coverage):
+        assert [row.name for row in found] == [
+            "features.0.weight",
+            "features.3.weight",
+            "head.weight",
+            "out.weight",
+        ]
+        assert not any(row.done for row in found)
+        assert all("quantize_weights holds it as int8" in row.reason for row in found)
+        assert found[2].before["shape"] == (40, 384)
+    with pytest.raises(mc.CoverageError):
+        mct.factorize(small, rank=2, strict=True)
+    assert mct.factorize(small, rank=2, include="head").coverage[0].reason == "not in include"

@@ -714,3 +714,20 @@ def test_a_pruner_of_a_model_that_changed_leaves_other_models_alone():
     assert bool((changed[0].weight[~mask] == 0).all())
     with pytest.raises(moptcore.Error, match=r"1.weight must be a parameter of shape \(4, 8\)"):
         stale.step()
+
+
+def test_data_of_scores_is_read_as_batches_of_which_there_is_one():
+    x = torch.randn(32, 8)
+    masks = []
+    for data in (x, [x], iter([x])):
+        torch.manual_seed(0)
+        model = nn.Linear(8, 8)
+        schedule = ConstantSparsity(0.5, begin_step=1)
+        pruner = moptcore.torch.Pruner(model, schedule, scores="wanda", data=data)
+        pruner.step()
+        masks.append(pruner.masks["weight"])
+    assert torch.equal(masks[0], masks[1])
+    for empty in ([], iter([])):
+        pruner = moptcore.torch.Pruner(nn.Linear(8, 8), schedule, scores="wanda", data=empty)
+        with pytest.raises(moptcore.Error, match="data must hold at least one batch"):
+            pruner.step()

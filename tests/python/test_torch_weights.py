@@ -414,3 +414,24 @@ def test_groups_larger_than_a_row_are_the_row(method: str) -> None:
     row = mct.quantize_weights(model, "weight_int4", 6, method, data)
     assert torch.equal(wide(x), row(x))
     assert wide[0].weight_bytes == row[0].weight_bytes
+
+
+def test_calibration_is_a_tensor_or_batches_of_which_there_is_one() -> None:
+    model, x = nn.Sequential(nn.Linear(6, 4)).eval(), torch.randn(32, 6)
+    whole = mct.quantize_weights(model, method="gptq", calibration=x)
+    batch = mct.quantize_weights(model, method="gptq", calibration=[x])
+    assert torch.equal(whole(x), batch(x))
+    read = iter([x])
+    mct.quantize_weights(model, method="gptq", calibration=read)
+    for given in ([], read):
+        with pytest.raises(moptcore.Error, match="calibration must hold at least one batch"):
+            mct.quantize_weights(model, method="gptq", calibration=given)
+    for wrong in (3, "data"):
+        for change in (
+            lambda wrong=wrong: mct.quantize_weights(model, method="gptq", calibration=wrong),
+            lambda wrong=wrong: mct.quantize_static(model, wrong),
+            lambda wrong=wrong: mct.factorize(model, rank=1, calibration=wrong),
+            lambda wrong=wrong: mct.prune_with_reconstruction(model, wrong, 0.5),
+        ):
+            with pytest.raises(TypeError, match="must be a tensor or an iterable of batches"):
+                change()

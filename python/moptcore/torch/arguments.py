@@ -10,7 +10,7 @@ import torch
 
 from moptcore import DTypeError, Error
 
-__all__ = ["dimensions", "number", "same_device", "tensor", "unwrapped"]
+__all__ = ["dimensions", "number", "prepared", "same_device", "tensor", "unwrapped"]
 
 
 def tensor(where: str, name: str, value: Any) -> torch.Tensor:
@@ -56,6 +56,24 @@ def dimensions(model: torch.nn.Module, what: str) -> dict[str, str]:
         f"with 2 or more are {what}"
         for name, each in model.named_parameters(remove_duplicate=False)
         if not isinstance(each, torch.nn.parameter.UninitializedParameter) and each.dim() < 2
+    }
+
+
+def prepared(where: str, model: torch.nn.Module, what: str) -> dict[torch.nn.Module, str]:
+    """Why layers that prepare_qat has taken into its own must stay; Error where it took them all.
+
+    Its layers go on with the modules that they were given, whatever is put into the model.
+    """
+    if hasattr(model, "hold_codebooks"):
+        raise Error(
+            f"[{where}] model must not be prepared for quantization yet ({what} before "
+            f"prepare_qat, or strip() first), got {type(model).__name__}"
+        )
+    return {
+        each: f"prepare_qat has taken its weight into another layer: {what} before prepare_qat"
+        for module in model.modules()
+        if hasattr(module, "hold_codebooks")
+        for each in module.modules()
     }
 
 

@@ -11,6 +11,7 @@ import torch
 
 from moptcore import DTypeError, Error, quant
 from moptcore.core import Pattern
+from moptcore.torch import inputs
 from moptcore.torch.qat import ActivationQuantizer, QuantizedModel, prepare_qat
 
 __all__ = ["quantize_static"]
@@ -55,12 +56,8 @@ def quantize_static(
         raise Error(f"[{where}] ranges must be one of {[*_OBSERVERS]}, got {ranges!r}")
     if batches is not None and (not isinstance(batches, int) or batches < 1):
         raise Error(f"[{where}] batches must be an integer >= 1 or None, got {batches!r}")
-    if isinstance(calibration, torch.Tensor):
-        calibration = [calibration]
-    source = iter(calibration)
-    first = next(source, None)
-    if first is None:
-        raise Error(f"[{where}] calibration must hold at least one batch, got none")
+    source = inputs.batches(where, "calibration", calibration)
+    first = next(source)
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     example = _input(first, device, where)
     quantized = prepare_qat(model, example, scheme, "simulate", include, exclude, strict).eval()

@@ -10,10 +10,10 @@ from typing import Any
 
 import torch
 
-from moptcore import NonFiniteError, _core
+from moptcore import DTypeError, Error, NonFiniteError, _core
 from moptcore.torch.masking import on_core
 
-__all__ = ["LAYERS", "Hessian", "Norm", "evaluating", "observe", "why_unknown", "wide"]
+__all__ = ["LAYERS", "Hessian", "Norm", "batches", "evaluating", "observe", "why_unknown", "wide"]
 
 _CONVOLUTIONS = (torch.nn.Conv1d, torch.nn.Conv2d, torch.nn.Conv3d)
 LAYERS = (torch.nn.Linear, *_CONVOLUTIONS)
@@ -74,6 +74,28 @@ class Hessian:
         if self._core:
             return torch.stack([torch.from_numpy(each.hessian()) for each in self._core])
         return 2 * _finite(self._sums)
+
+
+def batches(where: str, argument: str, data: Any) -> Iterator[Any]:
+    """The batches that a caller gave: one tensor or mapping is a batch, else `data` is iterated.
+
+    Raises DTypeError for what is none of these, and Error where there is no batch at all, as in an
+    iterator that was read before.
+    """
+    if isinstance(data, (torch.Tensor, Mapping)):
+        data = [data]
+    iterates = isinstance(data, Iterable) or hasattr(data, "__getitem__")
+    if isinstance(data, (str, bytes)) or not iterates:
+        raise DTypeError(
+            f"[{where}] {argument} must be a tensor or an iterable of batches, got "
+            f"{type(data).__name__}"
+        )
+    none = True
+    for batch in data:
+        none = False
+        yield batch
+    if none:
+        raise Error(f"[{where}] {argument} must hold at least one batch, got none")
 
 
 def why_unknown(module: torch.nn.Module, parameter: torch.Tensor) -> str:

@@ -14,8 +14,9 @@ from torch import nn
 
 from moptcore import DTypeError, Error, FormatError, NonFiniteError, lowrank
 from moptcore.core import Coverage, Pattern, fingerprint_of, require, seal, unseal
-from moptcore.torch import selection
-from moptcore.torch.arguments import number, unwrapped
+from moptcore.torch import inputs, selection
+from moptcore.torch.arguments import number, prepared, unwrapped
+from moptcore.torch.factorized import Factorized
 
 __all__ = ["Factorization", "apply_factorization", "factorize"]
 
@@ -73,6 +74,7 @@ def factorize(
 
     A layer `fc` becomes an nn.Sequential of plain layers, with parameters `fc.0.weight`,
     `fc.1.weight` and `fc.1.bias`: they train, compile, prune, quantize and export like any others.
+    Code that reads `fc.weight` gets the product of the factors, and saves nothing by them.
     Make the optimizer afterwards: the weights are new parameters.
 
     rank, energy, params, error: for each layer alone, as in `moptcore.lowrank.factorize`.
@@ -80,7 +82,8 @@ def factorize(
         where they keep most (`moptcore.lowrank.allocate_choices`, by exact spectra, for every kind
         of `convolution`), so layers differ and some may stay whole. Exactly one of these five.
     method: "svd" or "randomized". convolution: "channel" ([r, in, kh, kw], 1 x 1), "spatial"
-        (kh x 1, 1 x kw) or "tucker2" (1 x 1, kh x kw, 1 x 1; rank: a pair or one number).
+        (kh x 1, 1 x kw) or "tucker2" (1 x 1, kh x kw, 1 x 1; rank: a pair, which leaves Linear
+        layers alone, or one number).
     calibration: inputs of the model, a tensor, a tuple of arguments or an iterable of such
         batches. Linear layers and channel convolutions then keep what matters for these
         inputs: the error of their outputs is the least, not that of their weights.
@@ -105,14 +108,16 @@ def factorize(
     if not hasattr(seed, "__index__") or int(seed) < 0:
         raise Error(f"[{_WHERE}] seed must be an integer >= 0, got {seed!r}")
     for name, value in given.items():
-        if name != "rank":
-            number(_WHERE, name, value, 0.0, 1.0)
+        _checked(name, value, convolution)
     root = unwrapped(model)
+    inside = prepared(_WHERE, root, "factorize")
     parents = _parents(root)
     uses = _uses(root)
 
     def rule(module: nn.Module, weight: torch.Tensor) -> tuple[_Plan | None, str]:
-        why = _obstacle(module, weight, parents, uses, keep_sparse)
+        why = inside.get(module) or _obstacle(module, weight, parents, uses, keep_sparse)
+        if not why and isinstance(module, nn.Linear) and isinstance(rank, tuple | list):
+            why = f"rank {tuple(rank)} is for convolutions; one number is for Linear layers too"
         if why or not isinstance(module, nn.Linear | nn.Conv2d):
             return None, why
         return _Plan(module, "linear" if isinstance(module, nn.Linear) else convolution), ""
@@ -171,6 +176,11 @@ def apply_factorization(model: nn.Module, recipe: Mapping[str, npt.ArrayLike]) -
     where = "torch.apply_factorization"
     if not isinstance(model, nn.Module):
         raise DTypeError(f"[{where}] model must be a Module, got {type(model).__name__}")
+    if not isinstance(recipe, Mapping):
+        raise DTypeError(
+            f"[{where}] recipe must be a mapping as Factorization.recipe is, got "
+            f"{type(recipe).__name__}"
+        )
     root = unwrapped(model)
     entries = unseal(recipe, _fingerprint(root))
     modules = dict(root.named_modules())
@@ -192,14 +202,31 @@ def _one_of(name: str, value: Any, allowed: tuple[str, ...]) -> None:
         raise Error(f"[{_WHERE}] {name} must be one of {', '.join(allowed)}, got {value!r}")
 
 
+def _checked(name: str, value: Any, convolution: str) -> None:
+    """Raises for what no layer could take."""
+    if name != "rank":
+        found = number(_WHERE, name, value, 0.0, 1.0)
+        # An error of 0 and all of the energy or of the budget are bounds; nothing less is.
+        if (found == 0.0 and name != "error") or (found == 1.0 and name in ("params", "error")):
+            allowed = {"params": "(0, 1)", "error": "[0, 1)"}.get(name, "(0, 1]")
+            raise Error(f"[{_WHERE}] {name} must be in {allowed}, got {value}")
+        return
+    pair = isinstance(value, tuple | list)
+    if pair and (convolution != "tucker2" or len(value) != 2):
+        raise Error(
+            f"[{_WHERE}] rank must be one number, or a pair with convolution='tucker2', got "
+            f"{value} with {convolution!r}"
+        )
+    for each in value if pair else (value,):
+        if isinstance(each, bool) or not hasattr(each, "__index__"):
+            raise DTypeError(f"[{_WHERE}] rank must be an integer >= 1, got {value!r}")
+        if int(each) < 1:
+            raise Error(f"[{_WHERE}] rank must be >= 1, got {value}")
+
+
 def _rank(rank: Any, kind: str) -> Any:
     if kind == "tucker2":
         return tuple(rank) if isinstance(rank, tuple | list) else (rank, rank)
-    if isinstance(rank, tuple | list):
-        raise Error(
-            f"[{_WHERE}] rank must be one number unless convolution='tucker2' and all layers are "
-            f"convolutions, got {rank}"
-        )
     return rank
 
 
@@ -401,7 +428,7 @@ def _put(
     module: nn.Module,
 ) -> nn.Module:
     """The root with the module at `path` replaced by the layers."""
-    sequence = nn.Sequential(*layers).train(module.training)
+    sequence = Factorized(*layers).train(module.training)
     if not path:
         return sequence
     around, _, name = path.rpartition(".")
@@ -445,18 +472,10 @@ def _fingerprint(root: nn.Module) -> str:
 
 
 def _batches(calibration: Any) -> Iterable[tuple[Any, ...]]:
-    if isinstance(calibration, torch.Tensor):
-        yield (calibration,)
-    elif isinstance(calibration, tuple):
-        yield calibration
-    elif isinstance(calibration, Iterable):
-        for batch in calibration:
-            yield batch if isinstance(batch, tuple) else (batch,)
-    else:
-        raise DTypeError(
-            f"[{_WHERE}] calibration must be a tensor, a tuple of arguments or an iterable of "
-            f"them, got {type(calibration).__name__}"
-        )
+    if isinstance(calibration, tuple):
+        calibration = [calibration]
+    for batch in inputs.batches(_WHERE, "calibration", calibration):
+        yield batch if isinstance(batch, tuple) else (batch,)
 
 
 @torch.no_grad()
@@ -482,17 +501,16 @@ def _moments(
     ]
     try:
         root.eval()
-        batches = 0
         for arguments in _batches(calibration):
             root(*arguments)
-            batches += 1
     finally:
         for handle in hooks:
             handle.remove()
         for module, training in modes.items():
             module.training = training
-    if batches == 0:
-        raise Error(f"[{_WHERE}] calibration must hold one or more batches, got none")
+    for name, moment in moments.items():
+        if not bool(torch.isfinite(moment).all()):
+            raise NonFiniteError(f"[{_WHERE}] calibration must give {name} finite inputs")
     return moments
 
 

@@ -73,9 +73,7 @@ def prune_with_reconstruction(
     """
     options = _checked(model, sparsity, n, m, damping, block_size, batches)
     model = unwrapped(model)
-    kept = [data] if isinstance(data, torch.Tensor) else list(islice(data, batches))
-    if not kept:
-        raise Error(f"[{_WHERE}] data must hold at least one batch, got none")
+    kept = list(islice(inputs.batches(_WHERE, "data", data), batches))
     users: dict[int, list[torch.nn.Module]] = {}
     for module in model.modules():
         for parameter in module._parameters.values():

@@ -188,7 +188,7 @@ def gather(
     def seen(name: str, layer: torch.nn.Module, x: torch.Tensor) -> None:
         found.setdefault(name, kind()).update(layer, x)
 
-    inputs.observe(model, data, layers.items(), seen)
+    inputs.observe(model, inputs.batches("torch.Pruner", "data", data), layers.items(), seen)
     for name in layers:
         if name not in found:
             raise Error(f"[torch.Pruner] data must reach {name}, got no input of it")

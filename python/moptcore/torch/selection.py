@@ -42,18 +42,24 @@ def find(
     is excluded.
     """
     modules = dict(model.named_modules(remove_duplicate=False))
-    candidates, parameters = [], []
-    for name, each in model.named_parameters(remove_duplicate=False):
-        lazy = isinstance(each, torch.nn.parameter.UninitializedParameter)
-        if lazy or each.dim() >= 2:
-            path = name.rpartition(".")[0]
-            candidates.append((path, name, modules[path]))
-            parameters.append(each)
+    candidates: list[tuple[str, str, Any]] = []
+    # What quantize_weights holds in another form is no parameter any more.
+    parameters: list[torch.Tensor | None] = []
+    for path, module in modules.items():
+        within = f"{path}." if path else ""
+        for name, each in module._parameters.items():
+            lazy = isinstance(each, torch.nn.parameter.UninitializedParameter)
+            if each is not None and (lazy or each.dim() >= 2):
+                candidates.append((path, within + name, module))
+                parameters.append(each)
+        if hasattr(module, "_moptcore_held_"):
+            candidates.append((path, f"{within}weight", module))
+            parameters.append(None)
     others = dimensions(model, verb)
     found = select(candidates, include, exclude, where, modules=modules, others=others)
     groups: dict[int, list[int]] = {}
     for index, each in enumerate(parameters):
-        groups.setdefault(id(each), []).append(index)
+        groups.setdefault(id(candidates[index][2] if each is None else each), []).append(index)
     rows: list[Coverage] = []
     rules: dict[str, RuleT] = {}
     chosen: dict[str, torch.Tensor] = {}
@@ -63,7 +69,16 @@ def find(
         reasons = [found[index].reason for index in indices]
         excluded = next((reason for reason in reasons if reason.startswith("excluded")), "")
         reason = excluded or ("" if "" in reasons else reasons[0])
-        rule, why = (None, reason) if reason else rule_for(first.module, each)
+        rule: RuleT | None = None
+        why = reason
+        if each is None:
+            held = first.module._moptcore_held_()
+            said = (
+                f"quantize_weights holds it as {held['dtype']}: {technique} before it, or strip()"
+            )
+            why = why or said
+        elif not reason:
+            rule, why = rule_for(first.module, each)
         rows.append(
             Coverage(
                 name=names[0],
@@ -71,11 +86,11 @@ def find(
                 technique=technique,
                 done=rule is not None,
                 reason=why or (f"tied: also {', '.join(names[1:])}" if names[1:] else ""),
-                before=_figures(each),
+                before=held if each is None else _figures(each),
                 selected=not reason,
             )
         )
-        if rule is not None:
+        if rule is not None and each is not None:
             rules[names[0]] = rule
             chosen[names[0]] = each
     return Found(tuple(rows), rules, chosen)

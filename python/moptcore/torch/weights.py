@@ -16,8 +16,9 @@ from torch.nn import functional as F  # noqa: N812
 
 from moptcore import DTypeError, Error, NonFiniteError, UnsupportedError, _core
 from moptcore.core import Pattern, require
+from moptcore.torch import inputs as calls
 from moptcore.torch import masking, selection, together
-from moptcore.torch.arguments import unwrapped
+from moptcore.torch.arguments import prepared, unwrapped
 from moptcore.torch.codebook import Book
 
 __all__ = ["DynamicLayer", "WeightOnlyLayer", "quantize_weights"]
@@ -61,8 +62,8 @@ def quantize_weights(
         without data; "gptq" (Frantar et al. 2022), "awq" (Lin et al. 2023) and "adaround" (Nagel
         et al. 2020) keep the outputs for the inputs of `calibration`. All but "rtn" are for
         integers, and all that need data for Linear and Conv without groups.
-    calibration: batches, each an argument or a tuple of arguments of the model; a few hundred
-        samples in all are enough.
+    calibration: one tensor, or batches, each an argument or a tuple of arguments of the model; a
+        few hundred samples in all are enough.
     strict: raises CoverageError when a selected weight would stay as it is.
 
     Weights that are zero, as pruned ones are, stay exactly zero: the methods round the others with
@@ -102,12 +103,13 @@ def quantize_weights(
     if needs_data and calibration is None:
         raise Error(f"[{_WHERE}] calibration must hold batches for method {method!r}, got None")
     source = unwrapped(model)
+    inside = prepared(_WHERE, source, "quantize_weights")
     owners = Counter(id(each) for part in source.modules() for each in part._parameters.values())
 
     def rule(module: nn.Module, weight: torch.Tensor) -> tuple[bool | None, str]:
         found, why = masking.rule_for(None, module, weight)
-        if found is None:
-            return None, why
+        if found is None or module in inside:
+            return None, why or inside[module]
         if type(module) not in _LAYERS:
             return None, f"{type(module).__name__} is not a Linear, Conv1d, Conv2d or Conv3d"
         if weight is not module.weight:
@@ -196,7 +198,7 @@ def _inputs_of(
     hooks = [layer.register_forward_pre_hook(watch(name)) for name, layer in layers.items()]
     try:
         root.eval()
-        for batch in calibration:
+        for batch in calls.batches(_WHERE, "calibration", calibration):
             root(*(batch if isinstance(batch, tuple | list) else (batch,)))
     finally:
         for hook in hooks:
@@ -360,6 +362,17 @@ class _Quantized(nn.Module):
         self._options = {key: value for key, value in vars(layer).items() if key not in own}
         self.register_parameter("bias", layer.bias)
         self.train(layer.training)
+
+    @property
+    def weight(self) -> torch.Tensor:
+        """What code that reads the weight of the layer that was here gets: `dense_weight`."""
+        return self.dense_weight(self._dtype)
+
+    def _moptcore_held_(self) -> dict[str, Any]:
+        """Figures of a weight that is no parameter."""
+        stored = next(each for each in self._buffers.values() if each is not None)
+        dtype = str(stored.dtype).removeprefix("torch.")
+        return {"shape": tuple(self._shape), "dtype": dtype, "bytes": self.weight_bytes}
 
     @property
     def weight_bytes(self) -> int:
