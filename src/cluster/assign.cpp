@@ -6,13 +6,16 @@
 #include <atomic>
 #include <cmath>
 #include <string>
+#include <type_traits>
 #include <vector>
 
 #include <moptcore/core/parallel.hpp>
 
+#include "cluster/assign_finite.hpp"
 #include "cluster/groups.hpp"
 #include "cluster/nearest.hpp"
 #include "kernels/minmax.hpp"
+#include "kernels/stream_copy.hpp"
 #include "kernels/strided.hpp"
 
 namespace moptcore::inline v0::cluster {
@@ -75,13 +78,15 @@ void assign_groups(const AnyView& weights, const Groups& groups,
                    const std::vector<Nearest<T>>& nearest, const MutableAnyView& indices) {
   for_each_block(groups, kBlock, [&](std::int64_t group, std::int64_t first, std::int64_t n) {
     std::array<T, kBlock> scratch;
-    std::array<Index, kBlock> found;
+    std::array<Index, kBlock> result;
     const AnyView src = groups.view(weights, group);
+    const MutableAnyView dst = groups.view(indices, group);
     const std::int64_t start = groups.first(group) + first;
     const T* values = kernels::block(src, start, n, scratch.data());
+    Index* found = kernels::writable_block(dst, start, result.data());
     // Zeros without a centroid were refused before.
-    static_cast<void>(nearest[group].find(values, n, found.data()));
-    kernels::scatter(found.data(), start, n, groups.view(indices, group));
+    static_cast<void>(nearest[group].find(values, n, found));
+    if (found == result.data()) kernels::scatter(found, start, n, dst);
   });
 }
 
@@ -104,8 +109,8 @@ void check_zeros(const AnyView& weights, const Groups& groups, const std::vector
 template <class T>
 void assign_as(const AnyView& weights, const Groups& groups, const std::vector<double>& centroids,
                std::int64_t k, const MutableAnyView& indices, const AssignOptions& options,
-               const char* where) {
-  check_finite<T>(weights, where, "weights");
+               bool checked, const char* where) {
+  if (!checked) check_finite<T>(weights, where, "weights");
   if (options.preserve_zeros) check_zeros<T>(weights, groups, centroids, k, where);
   std::vector<Nearest<T>> nearest;
   nearest.reserve(groups.count());
@@ -159,11 +164,13 @@ void check_range(const AnyView& indices, std::int64_t k, const char* where) {
     for (; first < last; first += kBlock) {
       const std::int64_t n = std::min(kBlock, last - first);
       const Index* src = index_block(indices, first, n, scratch.data());
-      bool ok = true;
-      for (std::int64_t i = 0; i < n; ++i) {
-        ok = ok && static_cast<std::uint64_t>(src[i]) < static_cast<std::uint64_t>(k);
+      // A negative index is a large one.
+      using Unsigned = std::make_unsigned_t<Index>;
+      Unsigned top = 0;
+      for (std::int64_t i = 0; i < n; ++i) top = std::max(top, static_cast<Unsigned>(src[i]));
+      if (n > 0 && std::uint64_t{top} >= static_cast<std::uint64_t>(k)) {
+        inside.store(false, std::memory_order_relaxed);
       }
-      if (!ok) inside.store(false, std::memory_order_relaxed);
     }
   });
   check(inside, where, "indices must be in [0, " + std::to_string(k) + ")");
@@ -172,44 +179,64 @@ void check_range(const AnyView& indices, std::int64_t k, const char* where) {
 template <class Word, class Index>
 void lookup_as(const AnyView& indices, const Groups& groups, const std::vector<Word>& centroids,
                std::int64_t k, const MutableAnyView& out) {
+  const std::int64_t bytes = groups.count() * groups.largest() * std::int64_t{sizeof(Word)};
+  const bool stream = bytes >= kernels::kStreamBytes;
   for_each_block(groups, kBlock, [&](std::int64_t group, std::int64_t first, std::int64_t n) {
     std::array<Index, kBlock> scratch;
     std::array<Word, kBlock> result;
+    const MutableAnyView dst = groups.view(out, group);
     const std::int64_t start = groups.first(group) + first;
     const Index* src = index_block(groups.view(indices, group), start, n, scratch.data());
     const Word* book = centroids.data() + group * k;
-    for (std::int64_t i = 0; i < n; ++i) result[i] = book[src[i]];
-    kernels::scatter(result.data(), start, n, groups.view(out, group));
+    Word* found = dst.is_contiguous() ? static_cast<Word*>(dst.data()) + start : nullptr;
+    Word* values = found == nullptr || stream ? result.data() : found;
+    for (std::int64_t i = 0; i < n; ++i) values[i] = book[src[i]];
+    if (found == nullptr) {
+      kernels::scatter(values, start, n, dst);
+    } else if (stream) {
+      kernels::stream_copy(values, n * std::int64_t{sizeof(Word)}, found);
+      kernels::stream_fence();
+    }
   });
 }
 
+// Neighbours often have the same index, and each sum would wait for the one before: so some sums of
+// each centroid take turns.
+constexpr std::int64_t kTurns = 4;
+
+template <bool kCounts, class T, class Index>
+void add_block(const T* gradient, const Index* indices, std::int64_t n, std::int64_t k,
+               double* sums, std::int64_t* counts) {
+  for (std::int64_t i = 0; i < n; ++i) {
+    const std::int64_t at = (i % kTurns) * k + static_cast<std::int64_t>(indices[i]);
+    sums[at] += static_cast<double>(gradient[i]);
+    if constexpr (kCounts) ++counts[at];
+  }
+}
+
 // Sums of one group in a number of blocks that the sizes alone decide, added in order.
-template <class Index>
+template <bool kCounts, class T, class Index>
 void add_gradient(const AnyView& gradient, const AnyView& indices, std::int64_t start,
                   std::int64_t size, std::int64_t k, double* sums, std::int64_t* counts) {
   const std::int64_t grain = std::max({std::int64_t{1} << 16, 8 * k, (size + 63) / 64});
   const std::int64_t blocks = std::max<std::int64_t>(block_count(size, grain), 1);
-  std::vector<double> partial(blocks * k, 0.0);
-  std::vector<std::int64_t> members(blocks * k, 0);
+  std::vector<double> partial(blocks * kTurns * k, 0.0);
+  std::vector<std::int64_t> members(kCounts ? blocks * kTurns * k : 0, 0);
   parallel_blocks(size, grain, [&](std::int64_t block, std::int64_t first, std::int64_t last) {
-    std::array<double, kBlock> values;
+    std::array<T, kBlock> values;
     std::array<Index, kBlock> scratch;
-    double* sum = partial.data() + block * k;
-    std::int64_t* count = members.data() + block * k;
     for (; first < last; first += kBlock) {
       const std::int64_t n = std::min(kBlock, last - first);
-      const double* g = kernels::block(gradient, start + first, n, values.data());
+      const T* g = kernels::block(gradient, start + first, n, values.data());
       const Index* at = index_block(indices, start + first, n, scratch.data());
-      for (std::int64_t i = 0; i < n; ++i) {
-        sum[at[i]] += g[i];
-        ++count[at[i]];
-      }
+      add_block<kCounts>(g, at, n, k, partial.data() + block * kTurns * k,
+                         kCounts ? members.data() + block * kTurns * k : nullptr);
     }
   });
-  for (std::int64_t block = 0; block < blocks; ++block) {
+  for (std::int64_t turn = 0; turn < blocks * kTurns; ++turn) {
     for (std::int64_t i = 0; i < k; ++i) {
-      sums[i] += partial[block * k + i];
-      counts[i] += members[block * k + i];
+      sums[i] += partial[turn * k + i];
+      if constexpr (kCounts) counts[i] += members[turn * k + i];
     }
   }
 }
@@ -220,8 +247,10 @@ std::int64_t codebook_count(const Shape& shape, const Sharing& sharing, const ch
   return Groups(shape, sharing, where).count();
 }
 
-void assign(const AnyView& weights, const AnyView& centroids, const MutableAnyView& indices,
-            const AssignOptions& options) {
+namespace {
+
+void assign_weights(const AnyView& weights, const AnyView& centroids, const MutableAnyView& indices,
+                    const AssignOptions& options, bool checked) {
   constexpr auto where = "cluster.assign";
   check_floating(weights, where, "weights");
   const bool tfmot = options.compat == Compat::tfmot;
@@ -238,10 +267,22 @@ void assign(const AnyView& weights, const AnyView& centroids, const MutableAnyVi
   check_no_partial_overlap(weights, indices, where, "indices");
   check_no_partial_overlap(centroids, indices, where, "indices");
   if (weights.dtype() == DType::float64) {
-    assign_as<double>(weights, groups, book, k, indices, options, where);
+    assign_as<double>(weights, groups, book, k, indices, options, checked, where);
   } else {
-    assign_as<float>(weights, groups, book, k, indices, options, where);
+    assign_as<float>(weights, groups, book, k, indices, options, checked, where);
   }
+}
+
+}  // namespace
+
+void assign(const AnyView& weights, const AnyView& centroids, const MutableAnyView& indices,
+            const AssignOptions& options) {
+  assign_weights(weights, centroids, indices, options, false);
+}
+
+void assign_finite(const AnyView& weights, const AnyView& centroids, const MutableAnyView& indices,
+                   const AssignOptions& options) {
+  assign_weights(weights, centroids, indices, options, true);
 }
 
 void lookup(const AnyView& indices, const AnyView& centroids, const MutableAnyView& out,
@@ -288,9 +329,17 @@ void centroid_gradient(const AnyView& gradient, const AnyView& indices, std::int
     const auto run = [&](std::int64_t group) {
       std::vector<std::int64_t> counts(k, 0);
       double* sum = sums.data() + group * k;
-      add_gradient<Index>(groups.view(gradient, group), groups.view(indices, group),
-                          groups.first(group), groups.size(group), k, sum, counts.data());
-      if (reduction == Reduction::sum) return;
+      const auto add = [&]<bool kCounts, class T>() {
+        add_gradient<kCounts, T, Index>(groups.view(gradient, group), groups.view(indices, group),
+                                        groups.first(group), groups.size(group), k, sum,
+                                        counts.data());
+      };
+      const bool wide = gradient.dtype() == DType::float64;
+      if (reduction == Reduction::sum) {
+        wide ? add.template operator()<false, double>() : add.template operator()<false, float>();
+        return;
+      }
+      wide ? add.template operator()<true, double>() : add.template operator()<true, float>();
       for (std::int64_t i = 0; i < k; ++i) {
         if (counts[i] > 0) sum[i] /= static_cast<double>(counts[i]);
       }

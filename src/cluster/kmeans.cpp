@@ -11,6 +11,7 @@
 #include <moptcore/core/parallel.hpp>
 
 #include "cluster/approximate.hpp"
+#include "cluster/assign_finite.hpp"
 #include "cluster/cells.hpp"
 #include "cluster/groups.hpp"
 #include "cluster/initial.hpp"
@@ -247,8 +248,8 @@ Centroids kmeans(const AnyView& weights, std::int64_t k, const MutableAnyView& i
   Centroids centroids = fit(weights, groups, task);
   // TFMOT assigns by distance alone.
   const bool tfmot = options.compat == Compat::tfmot;
-  assign(weights, centroids.view(), indices,
-         {options.sharing, options.preserve_zeros && !tfmot, options.compat});
+  assign_finite(weights, centroids.view(), indices,
+                {options.sharing, options.preserve_zeros && !tfmot, options.compat});
   return centroids;
 }
 

@@ -2,6 +2,7 @@
 #include "cluster/nearest.hpp"
 
 #include <algorithm>
+#include <array>
 #include <bit>
 #include <cmath>
 #include <limits>
@@ -67,12 +68,42 @@ Nearest<T>::Nearest(std::span<const double> centroids, bool preserve_zeros, Comp
     indices_.push_back(static_cast<std::uint16_t>(i));
   }
   const std::size_t borders = centroids_.size() - 1;
-  const std::size_t padded = std::bit_ceil(borders + 1) - 1;
-  top_ = static_cast<std::int64_t>((padded + 1) / 2);
+  const std::size_t padded = std::bit_ceil(borders + 1);
+  top_ = static_cast<std::int64_t>(padded / 2);
   thresholds_.assign(padded, std::numeric_limits<T>::infinity());
   for (std::size_t i = 0; i < borders; ++i) {
     thresholds_[i] = threshold<T>(centroids_[i], centroids_[i + 1], indices_[i] < indices_[i + 1]);
   }
+  make_table(static_cast<std::int64_t>(borders));
+}
+
+// About eight bins for each threshold leave few with more than one.
+template <class T>
+void Nearest<T>::make_table(std::int64_t borders) {
+  constexpr int kMost = 8;
+  if (borders < 2) return;
+  const std::int64_t count = std::clamp<std::int64_t>(
+      static_cast<std::int64_t>(std::bit_ceil(8 * thresholds_.size())), 256, std::int64_t{1} << 16);
+  const T low = thresholds_.front();
+  const T range = thresholds_[borders - 1] - low;
+  const kernels::Bins<T> bins{low, static_cast<T>(count) / range,
+                              static_cast<std::int32_t>(count - 1)};
+  if (!(range > T{0}) || !std::isfinite(range) || !std::isfinite(bins.scale)) return;
+  std::vector<std::int32_t> of_thresholds(borders);
+  kernels::bin_in_range(thresholds_.data(), borders, bins, of_thresholds.data());
+  std::vector<std::uint16_t> starts(count, 0);
+  std::vector<int> within(count, 0);
+  for (const std::int32_t bin : of_thresholds) ++within[bin];
+  const int most = *std::ranges::max_element(within);
+  if (most > kMost) return;
+  int below = 0;
+  for (std::int64_t bin = 0; bin < count; ++bin) {
+    starts[bin] = static_cast<std::uint16_t>(below);
+    below += within[bin];
+  }
+  bins_ = bins;
+  starts_ = std::move(starts);
+  most_ = most;
 }
 
 template <class T>
@@ -92,7 +123,33 @@ void Nearest<T>::rank(const T* src, std::int64_t n, Index* dst) const noexcept {
       return;
     }
   }
-  for (std::int64_t i = 0; i < n; ++i) dst[i] = static_cast<Index>(rank(src[i]));
+  if (starts_.empty()) {
+    for (std::int64_t i = 0; i < n; ++i) dst[i] = static_cast<Index>(rank(src[i]));
+    return;
+  }
+  constexpr std::int64_t kBlock = 1024;
+  std::array<std::int32_t, kBlock> bins;
+  const std::uint16_t* starts = starts_.data();
+  const T* thresholds = thresholds_.data();
+  for (std::int64_t first = 0; first < n; first += kBlock) {
+    const std::int64_t count = std::min(kBlock, n - first);
+    const T* values = src + first;
+    Index* found = dst + first;
+    kernels::bin_in_range(values, count, bins_, bins.data());
+    if (most_ == 1) {
+      for (std::int64_t i = 0; i < count; ++i) {
+        const unsigned at = starts[bins[i]];
+        found[i] = static_cast<Index>(at + (thresholds[at] < values[i] ? 1u : 0u));
+      }
+      continue;
+    }
+    for (std::int64_t i = 0; i < count; ++i) {
+      unsigned at = starts[bins[i]];
+      // What lies at or below a threshold lies below those behind it as well.
+      for (int step = 0; step < most_; ++step) at += thresholds[at] < values[i] ? 1u : 0u;
+      found[i] = static_cast<Index>(at);
+    }
+  }
 }
 
 // Rounded distances may be equal where exact ones are not, so that a neighbour with a lower index

@@ -8,6 +8,8 @@
 
 #include <moptcore/cluster/assign.hpp>
 
+#include "kernels/nearest.hpp"
+
 namespace moptcore::inline v0::cluster {
 
 /// Where one of the centroids is pinned to zero: the first that equals zero, or -1.
@@ -29,10 +31,15 @@ class Nearest {
   [[nodiscard]] std::int64_t rank(T value) const noexcept;
   [[nodiscard]] std::int64_t tfmot_index(T value, std::int64_t near) const noexcept;
 
-  std::vector<T> thresholds_;           // padded with infinity to one less than a power of two
+  void make_table(std::int64_t borders);
+
+  std::vector<T> thresholds_;           // padded with infinity to a power of two
   std::vector<double> centroids_;       // distinct, ascending
   std::vector<std::uint16_t> indices_;  // of these, in the order they came in
   std::int64_t top_ = 0;                // half of the power of two
+  kernels::Bins<T> bins_;
+  std::vector<std::uint16_t> starts_;  // thresholds below each bin; empty: no table
+  int most_ = 0;                       // thresholds in one bin
   std::int64_t zero_ = -1;
   bool preserve_zeros_;
   bool identity_ = true;  // indices_[i] == i

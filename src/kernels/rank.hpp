@@ -6,7 +6,7 @@
 
 namespace moptcore::inline v0::kernels {
 
-/// Most thresholds that are compared one after the other.
+/// Most thresholds that rank_f32 takes.
 inline constexpr std::int64_t kMaxRanks = 32;
 
 /// dst[i] = how many of `count` <= kMaxRanks thresholds lie below src[i].

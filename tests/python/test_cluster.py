@@ -145,6 +145,47 @@ def test_assignment_is_the_nearest_with_the_lowest_index(k: int, dtype: type) ->
     np.testing.assert_array_equal(indices, reference.nearest(weights, centroids))
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.float16])
+@pytest.mark.parametrize("spread", ["even", "close", "far"])
+def test_assignment_does_not_care_how_centroids_are_spread(spread: str, dtype: type) -> None:
+    rng = np.random.default_rng(12)
+    centroids = {
+        "even": lambda: np.linspace(-3, 3, 200),
+        # More middles than one in a share of 2^-11 of the range, and than eight.
+        "close": lambda: np.concatenate([np.arange(3) / 1024, [1 / 64], np.linspace(-8, 8, 60)]),
+        "far": lambda: np.concatenate([np.arange(100) / 1024, [-3e4, 3e4]]),
+    }[spread]()
+    centroids = np.unique(centroids.astype(dtype))
+    middles = (centroids[1:].astype(np.float64) + centroids[:-1]) / 2
+    weights = np.concatenate([rng.normal(size=2000), middles, centroids, [-6e4, 6e4]]).astype(dtype)
+    wide = weights.astype(np.float64)
+    # Below a middle the lower one is nearer, at it both are and the lower index is taken. Sums and
+    # halves of these are exact in double but for float64's, which round to even as linspace does.
+    expected = np.searchsorted(middles, wide, side="left")
+    found = cluster.assign(weights, centroids)
+    if dtype is np.float64:
+        distance = np.abs(wide[:, None] - centroids)
+        assert (distance[np.arange(wide.size), found] <= distance.min(-1) + 2.0**-50).all()
+    else:
+        np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize("k", [5, 40, 300])
+@pytest.mark.parametrize("dtype", [np.float64, np.float32, np.float16])
+def test_large_tensors_are_looked_up_and_summed_like_small_ones(k: int, dtype: type) -> None:
+    rng = np.random.default_rng(k)
+    size = 5_000_011  # from 16 MiB on results are written past the caches
+    indices = rng.integers(0, k, size).astype(np.uint8 if k <= 256 else np.uint16)
+    centroids = rng.normal(size=k).astype(dtype)
+    np.testing.assert_array_equal(cluster.lookup(indices, centroids), centroids[indices])
+    # Whole numbers add up exactly in any order; float16 holds the sums of so few.
+    grad = rng.integers(-1, 2, size).astype(dtype)
+    if dtype is np.float16:
+        grad[2000:] = 0
+    expected = np.bincount(indices, grad.astype(np.float64), minlength=k)
+    np.testing.assert_array_equal(cluster.centroid_gradient(grad, indices, k), expected)
+
+
 def test_assignment_at_a_middle_that_no_float_holds() -> None:
     low, high = np.float32(1.0), np.nextafter(np.float32(1.0), np.float32(2.0))
     weights = np.array([low, high], np.float32)
