@@ -56,25 +56,62 @@ struct Rule {
   std::optional<std::int64_t> zeros;  // instead of the sparsity's
 };
 
+// Up to here one tensor is ranked in place: the memory of a Selection would cost more.
+constexpr std::int64_t kFew = 256;
+
+// Prunes `zeros` of 1 to kFew keys, or keeps all from that of `position` on; false for a NaN where
+// that is an error, and then nothing is written.
+template <class Key>
+bool prune_few(const Keys<Key>& keys, std::int64_t zeros, std::int64_t position, bool from_rank,
+               const MutableAnyView& mask) {
+  std::array<Key, kFew> scratch;
+  std::array<Key, kFew> words{};
+  const std::int64_t n = keys.size();
+  const Key* src = keys.read(0, n, scratch.data());
+  for (std::int64_t i = 0; i < n; ++i) {
+    const Key key = static_cast<Key>(src[i] & keys.mask());
+    if (key > keys.limit()) return false;
+    words[static_cast<std::size_t>(i)] = key;
+  }
+  std::array<Key, kFew> sorted = words;
+  std::nth_element(sorted.begin(), sorted.begin() + position, sorted.begin() + n);
+  const Key found = sorted[static_cast<std::size_t>(position)];
+  std::int64_t kept = -zeros;
+  for (std::int64_t i = 0; i < n; ++i) kept += words[static_cast<std::size_t>(i)] <= found ? 1 : 0;
+  if (from_rank) kept = n;
+  std::array<std::uint8_t, kFew / 8> bits{};
+  for (std::int64_t i = 0; i < n; ++i) {
+    const Key key = words[static_cast<std::size_t>(i)];
+    const bool stays = key > found || (key == found && kept-- > 0);
+    auto& byte = bits[static_cast<std::size_t>(i / 8)];
+    byte = static_cast<std::uint8_t>(byte | (unsigned{stays} << (i % 8)));
+  }
+  store_bits(bits.data(), 0, n, mask);
+  return true;
+}
+
 // What the tensors are ranked by: `ranked` are the weights or the scores given for them.
 template <class Key>
 void prune_ranked(std::span<const AnyView> ranked, Order order, NonFinite nonfinite, Rule rule,
                   bool mixed, std::span<const MutableAnyView> masks, const char* where,
                   const char* argument) {
-  std::vector<Keys<Key>> keys;
   std::int64_t n = 0;
-  for (const AnyView& view : ranked) {
-    keys.emplace_back(view, order, nonfinite, mixed);
-    n += view.size();
-  }
+  for (const AnyView& view : ranked) n += view.size();
   if (n == 0) return;
-  Selection<Key> selection(std::move(keys));
   const kernels::FloatMode float_mode;
   const bool tfmot = rule.compat == Compat::tfmot;
   const std::int64_t zeros = rule.zeros ? *rule.zeros
                              : tfmot    ? n - tfmot_kept(n, rule.sparsity)
                                         : zero_count(n, rule.sparsity);
   const std::int64_t position = tfmot ? zeros : std::max<std::int64_t>(zeros - 1, 0);
+  if (ranked.size() == 1 && n <= kFew) {
+    const Keys<Key> keys(ranked[0], order, nonfinite, mixed);
+    if (!prune_few(keys, zeros, position, tfmot, masks[0])) refuse_nan(ranked[0], where, argument);
+    return;
+  }
+  std::vector<Keys<Key>> keys;
+  for (const AnyView& view : ranked) keys.emplace_back(view, order, nonfinite, mixed);
+  Selection<Key> selection(std::move(keys));
   if (const auto at = selection.rank(position)) {
     const std::string index = ranked.size() > 1 ? '[' + std::to_string(*at) + ']' : "";
     refuse_nan(ranked[*at], where, argument + index);

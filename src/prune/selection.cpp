@@ -169,8 +169,8 @@ void Selection<Key>::bracket(std::int64_t position) {
   const std::int64_t places = wanted / kNeighbours;
   const std::int64_t stretch = std::min(size_ / places, std::int64_t{1} << 31);
   const Philox philox(0x6d6f7074636f7265u);
-  std::vector<Key> sample;
-  sample.reserve(static_cast<std::size_t>(wanted));
+  std::vector<Key> sample(static_cast<std::size_t>(wanted));
+  std::size_t taken = 0;
   std::size_t t = 0;
   std::int64_t start = 0;
   Philox::Block words{};
@@ -199,10 +199,11 @@ void Selection<Key>::bracket(std::int64_t position) {
     for (std::int64_t i = first; i < last; ++i) {
       const Place& place = batch[static_cast<std::size_t>(i - first)];
       for (std::int64_t j = 0; j < place.count; ++j) {
-        sample.push_back(static_cast<Key>(place.keys[j] & place.mask));
+        sample[taken++] = static_cast<Key>(place.keys[j] & place.mask);
       }
     }
   }
+  sample.resize(taken);
   // The rank of the wanted key in a sample of independent keys has this standard deviation; 4 of
   // them miss once in 15,000 times, and leave room for neighbours that resemble each other.
   const auto size = static_cast<std::int64_t>(sample.size());
@@ -377,22 +378,27 @@ void Selection<Key>::finish() {
 template <class Key>
 void Selection<Key>::resolve(Block& block) const {
   std::int64_t kept = block.kept;
+  // Bytes may alias anything, so what the loops read is held in locals.
+  std::uint8_t* const marks = block.bits;
+  const std::uint16_t* const positions = block.positions.data();
+  const std::size_t inside = block.inside.size();
+  const auto mark = [marks](unsigned at, bool stays) {
+    marks[at / 8] = static_cast<std::uint8_t>(marks[at / 8] | (unsigned{stays} << (at % 8)));
+  };
   if (found_inside_) {
-    for (std::size_t i = 0; i < block.inside.size(); ++i) {
+    const Key* const keys = block.inside.data();
+    const Key found = found_;
+    for (std::size_t i = 0; i < inside; ++i) {
       // Half of these keys stay, in no order that a branch could follow; ties are rare.
-      bool stays = block.inside[i] > found_;
-      if (block.inside[i] == found_) [[unlikely]]
+      bool stays = keys[i] > found;
+      if (keys[i] == found) [[unlikely]]
         stays = kept-- > 0;
-      const unsigned at = block.positions[i];
-      block.bits[at / 8] =
-          static_cast<std::uint8_t>(block.bits[at / 8] | (unsigned{stays} << (at % 8)));
+      mark(positions[i], stays);
     }
     return;
   }
   if (found_at_low_ && kept == 0) {
-    for (const unsigned at : block.positions) {
-      block.bits[at / 8] = static_cast<std::uint8_t>(block.bits[at / 8] | (1u << (at % 8)));
-    }
+    for (std::size_t i = 0; i < inside; ++i) mark(positions[i], true);
     return;
   }
   const Keys<Key>& tensor = tensors_[block.tensor];
