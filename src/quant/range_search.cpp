@@ -61,13 +61,14 @@ Grid grid_of(const FloatRange& range, const GridChoice& choice) {
   return grid_from_range(range.first, range.second, choice.type, choice.symmetric, choice.compat);
 }
 
-// The edge with the least cost; of equals the first.
+// The edge with the least cost; of equals the first. cost(edge, limit) may be anything from `limit`
+// on where the cost is.
 template <class Cost>
 std::int64_t best_edge(const Edges& edges, Cost&& cost) {
   std::int64_t best = edges.front();
   double least = kNever;
   for (const std::int64_t edge : edges) {
-    const double found = cost(edge);
+    const double found = cost(edge, least);
     if (found < least) {
       least = found;
       best = edge;
@@ -101,7 +102,7 @@ Pair best_pair(const Edges& lows, const Edges& highs, Cost&& cost) {
   const auto least_of = [&](const Edges& some_lows, const Edges& some_highs, Found best) {
     for (const std::int64_t low : some_lows) {
       for (const std::int64_t high : some_highs) {
-        const double found = cost(low, high);
+        const double found = cost(low, high, best.first);
         if (found < best.first) best = {found, {low, high}};
       }
     }
@@ -111,13 +112,19 @@ Pair best_pair(const Edges& lows, const Edges& highs, Cost&& cost) {
   if (lows.size() == 1 || highs.size() == 1 || lows.size() * highs.size() <= kPairs * kPairs) {
     return least_of(lows, highs, best).second;
   }
-  std::vector<Found> starts;
+  std::vector<Found> starts;  // the best so far, the least first; of equals the earlier ones
   for (const std::int64_t low : thinned(lows)) {
-    for (const std::int64_t high : thinned(highs)) starts.push_back({cost(low, high), {low, high}});
+    for (const std::int64_t high : thinned(highs)) {
+      const double limit = starts.size() < kStarts ? kNever : starts.back().first;
+      const Found found{cost(low, high, limit), {low, high}};
+      if (!(found.first < limit)) continue;
+      const auto to =
+          std::upper_bound(starts.begin(), starts.end(), found,
+                           [](const Found& a, const Found& b) { return a.first < b.first; });
+      starts.insert(to, found);
+      if (starts.size() > kStarts) starts.pop_back();
+    }
   }
-  std::stable_sort(starts.begin(), starts.end(),
-                   [](const Found& a, const Found& b) { return a.first < b.first; });
-  starts.resize(std::min(starts.size(), kStarts));
   for (Found at : starts) {
     // The divergence has ledges that only both ends together leave.
     for (double before = kNever; at.first < before;) {
@@ -155,13 +162,17 @@ Edges magnitude_edges(const Folded& folded) {
   return edges;
 }
 
+// The nearest whole number of |x| < 2^51, ties to even.
+double nearest(double x) noexcept {
+  constexpr double kMagic = 0x1.8p52;
+  return (x + kMagic) - kMagic;
+}
+
 // The integral of the squared error over [0, u), all in steps of the scale from the zero point:
 // each whole step adds 1 / 12, what is saturated grows with the cube.
 double error_integral(double u, double low, double high) noexcept {
-  // Rounds to the nearest whole number of |u| < 2^51; either neighbour serves at a tie.
-  constexpr double kMagic = 0x1.8p52;
   const double inside = std::min(std::max(u, low), high);
-  const double whole = (inside + kMagic) - kMagic;
+  const double whole = nearest(inside);
   const double rest = inside - whole;
   const double outside = u - inside;
   return whole / 12.0 + (rest * rest * rest + outside * outside * outside) / 3.0;
@@ -170,7 +181,10 @@ double error_integral(double u, double low, double high) noexcept {
 // expected_error for many grids of the same counts.
 class ExpectedError {
  public:
-  explicit ExpectedError(const BinCounts& bins) : integral_(bins.counts.size() + 1) {
+  explicit ExpectedError(const BinCounts& bins)
+      : first_(bins.first),
+        inverse_width_(std::ldexp(1.0, -bins.exponent)),
+        integral_(bins.counts.size() + 1) {
     const std::size_t used = bins.counts.size();
     for (std::size_t i = 0; i <= used; ++i) {
       const double edge =
@@ -178,25 +192,43 @@ class ExpectedError {
       edges_.push_back(
           std::clamp(edge, static_cast<double>(bins.min), static_cast<double>(bins.max)));
     }
+    moments_.emplace_back();
     for (std::size_t i = 0; i < used; ++i) {
-      const double width = edges_[i + 1] - edges_[i];
+      const double low = edges_[i];
+      const double width = edges_[i + 1] - low;
       const auto count = static_cast<double>(bins.counts[i]);
       total_ += count;
+      Moments sum = moments_.back();
       if (width > 0.0) {
         density_.push_back(count / width);
+        sum.count += count;
+        sum.first += count * (low + 0.5 * width);
+        sum.second += count * (low * low + low * width + width * width / 3.0);
       } else {
         // All values of the bin are the largest one.
         density_.push_back(0.0);
         point_ = edges_[i];
         point_count_ = count;
       }
+      moments_.push_back(sum);
     }
   }
 
-  double operator()(const Grid& grid) noexcept {
+  /// Whether the grid of every range inside that of `grid` has an error above `limit`. Its steps
+  /// are not longer, so its ends lie less than a step, here two, outside of this grid's.
+  [[nodiscard]] bool is_hopeless(const Grid& grid, double limit) const noexcept {
+    const auto scale = static_cast<double>(grid.scale);
+    const double low = grid.qmin - grid.zero_point - 2;
+    const double high = grid.qmax - grid.zero_point + 2;
+    return cut(low * scale, high * scale) > limit * kSlack;
+  }
+
+  /// The error, or infinity where what is cut off alone is above `limit`.
+  double operator()(const Grid& grid, double limit = kNever) noexcept {
     const auto scale = static_cast<double>(grid.scale);
     const double low = grid.qmin - grid.zero_point;
     const double high = grid.qmax - grid.zero_point;
+    if (limit < kNever && cut(low * scale, high * scale) > limit * kSlack) return kNever;
     const double inverse = 1.0 / scale;
     for (std::size_t i = 0; i < edges_.size(); ++i) {
       integral_[i] = error_integral(edges_[i] * inverse, low, high);
@@ -211,8 +243,37 @@ class ExpectedError {
   }
 
  private:
+  // Far more than what sums of moments round.
+  static constexpr double kSlack = 1.0 + 1e-6;
+
+  // Sums of x^0, x^1 and x^2 over the values of the bins before an edge.
+  struct Moments {
+    double count = 0.0;
+    double first = 0.0;
+    double second = 0.0;
+  };
+
+  // The error of the bins wholly outside of [low, high].
+  [[nodiscard]] double cut(double low, double high) const noexcept {
+    const auto outside = [](const Moments& from, const Moments& to, double end) {
+      return to.second - from.second - 2.0 * end * (to.first - from.first) +
+             end * end * (to.count - from.count);
+    };
+    const Moments& below = moments_[edge_at(std::floor(low * inverse_width_))];
+    const Moments& above = moments_[edge_at(std::ceil(high * inverse_width_))];
+    return (outside({}, below, low) + outside(above, moments_.back(), high)) / total_;
+  }
+
+  [[nodiscard]] std::size_t edge_at(double k) const noexcept {
+    const double at = k - static_cast<double>(first_);
+    return static_cast<std::size_t>(std::clamp(at, 0.0, static_cast<double>(moments_.size() - 1)));
+  }
+
+  std::int64_t first_;
+  double inverse_width_;
   std::vector<double> edges_;
   std::vector<double> density_;
+  std::vector<Moments> moments_;
   std::vector<double> integral_;
   double total_ = 0.0;
   double point_ = 0.0;
@@ -238,6 +299,95 @@ std::int64_t total(const BinCounts& bins) {
   return std::accumulate(bins.counts.begin(), bins.counts.end(), std::int64_t{0});
 }
 
+// The divergence for many windows and grids of the same counts. What whole bins add to its sums is
+// summed once; a window costs one logarithm an integer of the grid.
+class Divergence {
+ public:
+  Divergence(std::span<const std::int64_t> counts, std::int64_t first, double width)
+      : counts_(counts), first_(first), width_(width), sums_(counts.size() + 1) {
+    for (std::size_t i = 0; i < counts.size(); ++i) {
+      const auto count = static_cast<double>(counts[i]);
+      sums_[i + 1] = sums_[i];
+      if (counts[i] == 0) continue;
+      sums_[i + 1].count += count;
+      sums_[i + 1].logs += count * std::log(count);
+      sums_[i + 1].occupied += 1.0;
+    }
+  }
+
+  double operator()(std::int64_t low, std::int64_t high, const Grid& grid) const {
+    const std::int64_t end = first_ + static_cast<std::int64_t>(counts_.size());
+    const std::int64_t from = std::max(low, first_);
+    const std::int64_t to = std::min(high, end);
+    if (from >= to) return kNever;
+    const double below = before(from).count;
+    const double above = before(end).count - before(to).count;
+    if ((below > 0.0 && at(from) == 0.0) || (above > 0.0 && at(to - 1) == 0.0)) return kNever;
+    const double inside = before(to).count - before(from).count;
+    if (inside == 0.0) return kNever;
+    // Sum of p ln p, p with what is folded in.
+    double logs = before(to).logs - before(from).logs;
+    const auto fold = [&](double q, double more) {
+      if (more > 0.0) logs += (q + more) * std::log(q + more) - q * std::log(q);
+    };
+    if (from == to - 1) {
+      fold(at(from), below + above);
+    } else {
+      fold(at(from), below);
+      fold(at(to - 1), above);
+    }
+    const double lowest = grid.qmin - grid.zero_point;
+    const double highest = grid.qmax - grid.zero_point;
+    const double steps = width_ / static_cast<double>(grid.scale);
+    const auto level = [&](std::int64_t k) {
+      // What is too large for `nearest` is far outside of the levels.
+      return std::clamp(nearest((static_cast<double>(k) + 0.5) * steps), lowest, highest);
+    };
+    double cells = 0.0;  // sum of p ln(mass / bins) of each cell
+    for (std::int64_t k = from; k < to;) {
+      const double cell = level(k);
+      std::int64_t next = to;
+      if (cell < highest) {
+        // The first bin of a greater level, to within the rounding of this estimate.
+        const double estimate = std::clamp(std::ceil((cell + 0.5) / steps - 0.5),
+                                           static_cast<double>(k + 1), static_cast<double>(to));
+        next = static_cast<std::int64_t>(estimate);
+        while (next > k + 1 && level(next - 1) > cell) --next;
+        while (next < to && level(next) == cell) ++next;
+      }
+      const double mass = before(next).count - before(k).count;
+      if (mass > 0.0) {
+        const double occupied = before(next).occupied - before(k).occupied;
+        const double folded = mass + (k == from ? below : 0.0) + (next == to ? above : 0.0);
+        if (mass != occupied) cells += folded * std::log(mass / occupied);
+      }
+      k = next;
+    }
+    const double everything = before(end).count;
+    return (logs - cells) / everything + std::log(inside / everything);
+  }
+
+ private:
+  // Sums over the bins before an edge.
+  struct Sums {
+    double count = 0.0;
+    double logs = 0.0;
+    double occupied = 0.0;
+  };
+
+  [[nodiscard]] const Sums& before(std::int64_t k) const {
+    return sums_[static_cast<std::size_t>(k - first_)];
+  }
+  [[nodiscard]] double at(std::int64_t k) const {
+    return static_cast<double>(counts_[static_cast<std::size_t>(k - first_)]);
+  }
+
+  std::span<const std::int64_t> counts_;
+  std::int64_t first_;
+  double width_;
+  std::vector<Sums> sums_;
+};
+
 }  // namespace
 
 double expected_error(const BinCounts& bins, const Grid& grid) noexcept {
@@ -246,53 +396,7 @@ double expected_error(const BinCounts& bins, const Grid& grid) noexcept {
 
 double divergence(std::span<const std::int64_t> counts, std::int64_t first, double width,
                   std::int64_t low, std::int64_t high, const Grid& grid) {
-  const std::int64_t end = first + static_cast<std::int64_t>(counts.size());
-  const std::int64_t from = std::max(low, first);
-  const std::int64_t to = std::min(high, end);
-  if (from >= to) return kNever;
-  const auto at = [&](std::int64_t k) { return counts[static_cast<std::size_t>(k - first)]; };
-  std::int64_t below = 0;
-  std::int64_t above = 0;
-  for (std::int64_t k = first; k < from; ++k) below += at(k);
-  for (std::int64_t k = to; k < end; ++k) above += at(k);
-  if ((below > 0 && at(from) == 0) || (above > 0 && at(to - 1) == 0)) return kNever;
-  const double lowest = grid.qmin - grid.zero_point;
-  const double highest = grid.qmax - grid.zero_point;
-  const double steps = width / static_cast<double>(grid.scale);
-  double inside = 0.0;  // values in the window
-  double logs = 0.0;    // sum of p ln p, p with what is folded in
-  double cells = 0.0;   // sum of p ln(mass / bins) of each cell
-  double everything = 0.0;
-  double mass = 0.0;
-  double folded = 0.0;
-  double occupied = 0.0;
-  double cell = -kNever;
-  const auto finish = [&] {
-    if (occupied > 0.0) cells += folded * std::log(mass / occupied);
-    mass = folded = occupied = 0.0;
-  };
-  for (std::int64_t k = from; k < to; ++k) {
-    const auto q = static_cast<double>(at(k));
-    if (q == 0.0) continue;
-    double p = q;
-    if (k == from) p += static_cast<double>(below);
-    if (k == to - 1) p += static_cast<double>(above);
-    const double level =
-        std::clamp(std::nearbyint((static_cast<double>(k) + 0.5) * steps), lowest, highest);
-    if (level != cell) {
-      finish();
-      cell = level;
-    }
-    inside += q;
-    everything += p;
-    logs += p * std::log(p);
-    mass += q;
-    folded += p;
-    occupied += 1.0;
-  }
-  finish();
-  if (inside == 0.0) return kNever;
-  return (logs - cells) / everything + std::log(inside / everything);
+  return Divergence(counts, first, width)(low, high, grid);
 }
 
 FloatRange percentile_range(const BinCounts& bins, double percentile, Tails tails) {
@@ -311,37 +415,39 @@ FloatRange entropy_range(const BinCounts& bins, const GridChoice& choice) {
   const double width = std::ldexp(1.0, bins.exponent);
   if (choice.symmetric) {
     const Folded folded = fold(bins);
-    const std::int64_t high = best_edge(magnitude_edges(folded), [&](std::int64_t k) {
+    const Divergence cost(folded.counts, folded.first, width);
+    const std::int64_t high = best_edge(magnitude_edges(folded), [&](std::int64_t k, double) {
       const Grid grid = grid_of(around_zero(bins, k), choice);
       if (k < grid.qmax - grid.zero_point + 1) return kNever;
-      return divergence(folded.counts, folded.first, width, 0, k, grid);
+      return cost(0, k, grid);
     });
     return around_zero(bins, high);
   }
   const auto [qmin, qmax] = grid_range(choice.type, false, choice.compat);
   const std::int64_t levels = qmax - qmin + 1;
-  const Pair found =
-      best_pair(low_edges(bins), high_edges(bins), [&](std::int64_t low, std::int64_t high) {
-        if (high - low < levels) return kNever;
-        return divergence(bins.counts, bins.first, width, low, high,
-                          grid_of(between(bins, low, high), choice));
-      });
+  const Divergence cost(bins.counts, bins.first, width);
+  const Pair found = best_pair(low_edges(bins), high_edges(bins),
+                               [&](std::int64_t low, std::int64_t high, double) {
+                                 if (high - low < levels) return kNever;
+                                 return cost(low, high, grid_of(between(bins, low, high), choice));
+                               });
   return between(bins, found.first, found.second);
 }
 
 FloatRange error_range(const BinCounts& bins, const GridChoice& choice) {
   ExpectedError error(bins);
   if (choice.symmetric) {
-    const std::int64_t high = best_edge(magnitude_edges(fold(bins)), [&](std::int64_t k) {
-      return error(grid_of(around_zero(bins, k), choice));
-    });
+    const std::int64_t high =
+        best_edge(magnitude_edges(fold(bins)), [&](std::int64_t k, double limit) {
+          return error(grid_of(around_zero(bins, k), choice), limit);
+        });
     return around_zero(bins, high);
   }
-  const Pair found =
-      best_pair(low_edges(bins), high_edges(bins), [&](std::int64_t low, std::int64_t high) {
-        if (low == high) return kNever;
-        return error(grid_of(between(bins, low, high), choice));
-      });
+  const Pair found = best_pair(low_edges(bins), high_edges(bins),
+                               [&](std::int64_t low, std::int64_t high, double limit) {
+                                 if (low == high) return kNever;
+                                 return error(grid_of(between(bins, low, high), choice), limit);
+                               });
   return between(bins, found.first, found.second);
 }
 
@@ -374,7 +480,9 @@ FloatRange path_range(const BinCounts& bins, const GridChoice& choice) {
     }
     if (!moves || start > end) continue;
     const FloatRange range = between(bins, bins.first + start, bins.first + end + 1);
-    const double found = error(grid_of(range, choice));
+    const Grid grid = grid_of(range, choice);
+    if (error.is_hopeless(grid, least)) break;
+    const double found = error(grid, least);
     if (found < least) {
       least = found;
       best = range;
