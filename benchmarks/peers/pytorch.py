@@ -38,3 +38,29 @@ def soft_target_loss(
         reduction="batchmean",
     )
     return alpha * temperature**2 * soft + (1 - alpha) * F.cross_entropy(student, labels)
+
+
+def relational_loss(
+    student: torch.Tensor, teacher: torch.Tensor, distance: float, angle: float
+) -> torch.Tensor:
+    """RKD as its authors compute it: all distances, and all angles as one N x N x N tensor."""
+
+    def relations(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        squares = (x * x).sum(1)
+        d2 = (squares[:, None] + squares[None] - 2 * x @ x.t()).clamp(min=1e-12)
+        d = d2.sqrt() * (1 - torch.eye(len(x)))
+        sides = F.normalize(x[None] - x[:, None], dim=2)
+        return d / d[d > 0].mean(), torch.bmm(sides, sides.transpose(1, 2))
+
+    with torch.no_grad():
+        expected = relations(teacher)
+    found = relations(student)
+    by_distance = F.smooth_l1_loss(found[0], expected[0])
+    return distance * by_distance + angle * F.smooth_l1_loss(found[1], expected[1])
+
+
+def similarity_loss(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
+    def alike(x: torch.Tensor) -> torch.Tensor:
+        return F.normalize(x @ x.t(), dim=1)
+
+    return F.mse_loss(alike(student), alike(teacher))

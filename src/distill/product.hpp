@@ -41,4 +41,22 @@ void product(std::int64_t m, std::int64_t n, std::int64_t depth, const Matrix<co
   });
 }
 
+/// c = a a^T of n rows of `depth` values, c n x n of zeros. Tiles below the diagonal are mirrored,
+/// which has the same terms in the same order.
+template <class T>
+void gram(std::int64_t n, std::int64_t depth, const T* a, T* c) {
+  const std::int64_t across = block_count(n, kTile);
+  parallel_for(across * across, 1, [&](std::int64_t tile, std::int64_t) {
+    const std::int64_t row = tile / across * kTile;
+    const std::int64_t col = tile % across * kTile;
+    if (col < row) return;
+    block_product(std::min(kTile, n - row), std::min(kTile, n - col), depth,
+                  {a + row * depth, depth, 1}, {a + col * depth, 1, depth},
+                  {c + row * n + col, n, 1});
+  });
+  for (std::int64_t i = kTile; i < n; ++i) {
+    for (std::int64_t j = 0; j < i / kTile * kTile; ++j) c[i * n + j] = c[j * n + i];
+  }
+}
+
 }  // namespace moptcore::inline v0::distill

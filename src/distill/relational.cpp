@@ -18,6 +18,24 @@ double huber_slope(double x) {
   return x < -1.0 ? -1.0 : x;
 }
 
+// Eight sums at once, which do not wait for each other. Products would be faster still, but lose
+// the distance of samples that lie close together far from 0.
+double squared_distance(const double* x, const double* y, std::int64_t width) {
+  constexpr std::int64_t kSums = 8;
+  double sums[kSums] = {};
+  std::int64_t k = 0;
+  for (; k + kSums <= width; k += kSums) {
+    for (std::int64_t lane = 0; lane < kSums; ++lane) {
+      const double difference = x[k + lane] - y[k + lane];
+      sums[lane] += difference * difference;
+    }
+  }
+  double sum =
+      ((sums[0] + sums[1]) + (sums[2] + sums[3])) + ((sums[4] + sums[5]) + (sums[6] + sums[7]));
+  for (; k < width; ++k) sum += (x[k] - y[k]) * (x[k] - y[k]);
+  return sum;
+}
+
 // The samples of one network and all their distances.
 struct Samples {
   Samples(const AnyView& view, std::int64_t samples)
@@ -40,9 +58,7 @@ struct Samples {
   void measure(std::int64_t i) {
     const double* const x = values.data() + i * width;
     for (std::int64_t j = 0; j < n; ++j) {
-      const double* const y = values.data() + j * width;
-      double sum = 0.0;
-      for (std::int64_t k = 0; k < width; ++k) sum += (x[k] - y[k]) * (x[k] - y[k]);
+      const double sum = squared_distance(x, values.data() + j * width, width);
       const auto at = static_cast<std::size_t>(i * n + j);
       squared[at] = sum;
       distance[at] = std::sqrt(sum);

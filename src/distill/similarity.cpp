@@ -18,8 +18,7 @@ struct Similarities {
         alike(static_cast<std::size_t>(n * n)),
         norms(static_cast<std::size_t>(n)) {
     factor = to_unit(values.data(), view.size());
-    product<double>(n, n, width, {values.data(), width, 1}, {values.data(), 1, width},
-                    {alike.data(), n, 1});
+    gram(n, width, values.data(), alike.data());
     for (std::int64_t i = 0; i < n; ++i) {
       double* const row = alike.data() + i * n;
       double squares = 0.0;
@@ -77,10 +76,16 @@ double similarity_loss(const AnyView& student, const AnyView& teacher,
       by[j] = norm == 0.0 ? 0.0 : (by[j] - along * row[j]) / norm * s.factor;
     }
   }
+  // Each sample is a row and a column of G.
+  for (std::int64_t i = 0; i < n; ++i) {
+    for (std::int64_t j = 0; j <= i; ++j) {
+      double& one = by_product[static_cast<std::size_t>(i * n + j)];
+      double& other = by_product[static_cast<std::size_t>(j * n + i)];
+      one = other = one + other;
+    }
+  }
   std::vector<double> values(s.values.size());
   product<double>(n, s.width, n, {by_product.data(), n, 1}, {s.values.data(), s.width, 1},
-                  {values.data(), s.width, 1});
-  product<double>(n, s.width, n, {by_product.data(), 1, n}, {s.values.data(), s.width, 1},
                   {values.data(), s.width, 1});
   store_all(values, grad);
   return loss / divisor;

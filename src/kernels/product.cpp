@@ -14,8 +14,11 @@ namespace {
 namespace hn = hwy::HWY_NAMESPACE;
 
 constexpr std::int64_t kDepth = 256;  // a packed panel of b fits in the first cache
-constexpr std::int64_t kCols = 16;
 constexpr int kRows = 4;
+
+// Two vectors of 32 bytes: with kRows rows their sums stay in registers.
+template <class T>
+constexpr std::int64_t kCols = 64 / static_cast<std::int64_t>(sizeof(T));
 
 // kCols columns of b, rows [first, last), zero where the matrix ends.
 template <class T>
@@ -23,7 +26,7 @@ void pack(const Matrix<const T>& b, std::int64_t first, std::int64_t last, std::
           std::int64_t cols, T* HWY_RESTRICT panel) {
   for (std::int64_t k = first; k < last; ++k) {
     const T* row = b.data + k * b.row_stride + col * b.col_stride;
-    for (std::int64_t j = 0; j < kCols; ++j) *panel++ = j < cols ? row[j * b.col_stride] : T(0);
+    for (std::int64_t j = 0; j < kCols<T>; ++j) *panel++ = j < cols ? row[j * b.col_stride] : T(0);
   }
 }
 
@@ -31,17 +34,17 @@ void pack(const Matrix<const T>& b, std::int64_t first, std::int64_t last, std::
 template <int kCount, class T>
 HWY_INLINE void tile(std::int64_t depth, const T* HWY_RESTRICT a, std::int64_t row_stride,
                      std::int64_t col_stride, const T* HWY_RESTRICT panel, T* HWY_RESTRICT sums) {
-  const hn::CappedTag<T, static_cast<std::size_t>(kCols)> d;
+  const hn::CappedTag<T, static_cast<std::size_t>(kCols<T>)> d;
   using V = hn::Vec<std::remove_const_t<decltype(d)>>;
   constexpr auto kWidth = static_cast<std::int64_t>(hn::MaxLanes(d));
-  constexpr int kVectors = static_cast<int>(kCols / kWidth);
+  constexpr int kVectors = static_cast<int>(kCols<T> / kWidth);
   V sum[kCount][kVectors];
   for (int i = 0; i < kCount; ++i) {
     for (int v = 0; v < kVectors; ++v) sum[i][v] = hn::Zero(d);
   }
   for (std::int64_t k = 0; k < depth; ++k) {
     V row[kVectors];
-    for (int v = 0; v < kVectors; ++v) row[v] = hn::LoadU(d, panel + k * kCols + v * kWidth);
+    for (int v = 0; v < kVectors; ++v) row[v] = hn::LoadU(d, panel + k * kCols<T> + v * kWidth);
     for (int i = 0; i < kCount; ++i) {
       const V factor = hn::Set(d, a[i * row_stride + k * col_stride]);
       // Not fused, which only some instruction sets can do.
@@ -49,17 +52,17 @@ HWY_INLINE void tile(std::int64_t depth, const T* HWY_RESTRICT a, std::int64_t r
     }
   }
   for (int i = 0; i < kCount; ++i) {
-    for (int v = 0; v < kVectors; ++v) hn::StoreU(sum[i][v], d, sums + i * kCols + v * kWidth);
+    for (int v = 0; v < kVectors; ++v) hn::StoreU(sum[i][v], d, sums + i * kCols<T> + v * kWidth);
   }
 }
 
 template <class T>
 void product(std::int64_t m, std::int64_t n, std::int64_t depth, const Matrix<const T>& a,
              const Matrix<const T>& b, const Matrix<T>& c) {
-  T panel[kDepth * kCols];
-  T sums[kRows * kCols];
-  for (std::int64_t col = 0; col < n; col += kCols) {
-    const std::int64_t cols = n - col < kCols ? n - col : kCols;
+  T panel[kDepth * kCols<T>];
+  T sums[kRows * kCols<T>];
+  for (std::int64_t col = 0; col < n; col += kCols<T>) {
+    const std::int64_t cols = n - col < kCols<T> ? n - col : kCols<T>;
     for (std::int64_t first = 0; first < depth; first += kDepth) {
       const std::int64_t last = first + kDepth < depth ? first + kDepth : depth;
       pack(b, first, last, col, cols, panel);
@@ -71,12 +74,12 @@ void product(std::int64_t m, std::int64_t n, std::int64_t depth, const Matrix<co
         } else {
           for (std::int64_t i = 0; i < rows; ++i) {
             tile<1>(last - first, from + i * a.row_stride, a.row_stride, a.col_stride, panel,
-                    sums + i * kCols);
+                    sums + i * kCols<T>);
           }
         }
         for (std::int64_t i = 0; i < rows; ++i) {
           T* to = c.data + (row + i) * c.row_stride + col;
-          for (std::int64_t j = 0; j < cols; ++j) to[j] += sums[i * kCols + j];
+          for (std::int64_t j = 0; j < cols; ++j) to[j] += sums[i * kCols<T> + j];
         }
       }
     }
