@@ -10,6 +10,8 @@
 #include <cmath>
 #include <utility>
 
+#include "kernels/integer_vnni.hpp"
+
 #if !defined(MOPTCORE_KERNELS_INTEGER_SLACK)
 #define MOPTCORE_KERNELS_INTEGER_SLACK
 namespace moptcore::inline v0::kernels {
@@ -34,8 +36,8 @@ using VF = hn::Vec<DF>;
 
 constexpr int kLanes = static_cast<int>(hn::MaxLanes(DI()));
 constexpr int kCols = 2 * kLanes;
-// Sums that fit in the registers beside words, broadcasts and products: compilers keep that many
-// there.
+// Rows whose sums stay in registers beside words, broadcasts and products. Six would on AVX2, too,
+// but four divide the outputs of most layers.
 constexpr int kRows = HWY_TARGET == HWY_AVX3 ? 8 : 4;
 
 // sum + a.low * b.low + a.high * b.high of the halves of each word.
@@ -55,11 +57,13 @@ HWY_INLINE VI MulPairsAdd(VI a, VI b, VI sum) {
 // Words of depth positions: left ones at equal distances, right ones where a table says.
 struct Apart {
   std::int64_t distance;
+  HWY_INLINE const std::int64_t* Table() const { return nullptr; }
   HWY_INLINE std::int64_t operator()(std::int64_t k) const { return k * distance; }
 };
 
 struct Listed {
   const std::int64_t* offset;
+  HWY_INLINE const std::int64_t* Table() const { return offset; }
   HWY_INLINE std::int64_t operator()(std::int64_t k) const { return offset[k]; }
 };
 
@@ -77,6 +81,7 @@ HWY_INLINE void Tile(std::int64_t depth, Left left, const std::int32_t* HWY_REST
                      std::int32_t* HWY_RESTRICT sums) {
   const DI d;
   VI sum[kCount][2];
+#pragma GCC unroll 8
   for (int i = 0; i < kCount; ++i) {
     sum[i][0] = kMore ? hn::LoadU(d, sums + i * kCols) : hn::Zero(d);
     sum[i][1] = kMore ? hn::LoadU(d, sums + i * kCols + kLanes) : hn::Zero(d);
@@ -85,12 +90,14 @@ HWY_INLINE void Tile(std::int64_t depth, Left left, const std::int32_t* HWY_REST
     const std::int64_t at = offset(k);
     const VI b0 = hn::LoadU(d, first + at);
     const VI b1 = hn::LoadU(d, second + at);
+#pragma GCC unroll 8
     for (int i = 0; i < kCount; ++i) {
       const VI a = hn::Set(d, left.words[i * left.distance + k]);
       sum[i][0] = MulPairsAdd(a, b0, sum[i][0]);
       sum[i][1] = MulPairsAdd(a, b1, sum[i][1]);
     }
   }
+#pragma GCC unroll 8
   for (int i = 0; i < kCount; ++i) {
     hn::StoreU(sum[i][0], d, sums + i * kCols);
     hn::StoreU(sum[i][1], d, sums + i * kCols + kLanes);
@@ -110,6 +117,13 @@ HWY_INLINE void TileOf(std::integer_sequence<int, kCounts...>, int count, std::i
 template <bool kMore, class Offset>
 void AnyTile(int count, std::int64_t depth, Left left, const std::int32_t* first,
              const std::int32_t* second, Offset offset, std::int32_t* sums) {
+#if HWY_TARGET == HWY_AVX3
+  static_assert(vnni::kRows == kRows && vnni::kCols == kCols);
+  if (vnni::available()) {
+    vnni::tile(count, depth, left.words, left.distance, first, second, offset.Table(), kMore, sums);
+    return;
+  }
+#endif
   TileOf<kMore>(std::make_integer_sequence<int, kRows>(), count, depth, left, first, second, offset,
                 sums);
 }
