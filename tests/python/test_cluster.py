@@ -537,3 +537,29 @@ def test_compat_tfmot_takes_what_tfmot_takes() -> None:
         cluster.kmeans(np.zeros(3, np.float32), 2, compat="tfmot")
     with pytest.raises(mc.Error, match=r"k must be at most the weights \(3\), got 4"):
         cluster.kmeans(np.zeros(3, np.float32), 4, init="kmeans++", compat="tfmot")
+
+
+TRAINING = np.load(Path(__file__).parents[1] / "golden" / "cluster_training.npz")
+
+
+@pytest.mark.parametrize(("reduction", "peer"), [("sum", "SUM"), ("mean", "AVG")])
+def test_steps_of_training_are_those_of_tfmot(reduction: str, peer: str) -> None:
+    """Assign hidden weights, look up, and move centroids and hidden weights by SGD."""
+    hidden = TRAINING["kernel"]
+    centroids = cluster.init_centroids(hidden, 8, "linear", compat="tfmot")
+    for step, (x, target) in enumerate(zip(TRAINING["inputs"], TRAINING["targets"], strict=True)):
+        indices = cluster.assign(hidden, centroids, compat="tfmot")
+        np.testing.assert_array_equal(indices, TRAINING[f"{peer}/{step}/indices"])
+        rest = x @ cluster.lookup(indices, centroids) - target
+        gradient = 2 / len(x) * x.T @ rest
+        moved = cluster.centroid_gradient(gradient, indices, 8, reduction=reduction)
+        centroids = centroids - np.float32(0.05) * moved
+        hidden = hidden - np.float32(0.05) * gradient
+        # Gradients of up to 10 are sums of 16 products and then of up to 40 of them, in float32;
+        # a step takes 0.05 of them, and their errors grow about tenfold with each of three steps.
+        limit = 0.05 * 10 * 56 * 2.0**-24 * 10**step
+        close = {"rtol": 0, "atol": limit}
+        np.testing.assert_allclose(centroids, TRAINING[f"{peer}/{step}/centroids"], **close)
+        np.testing.assert_allclose(hidden, TRAINING[f"{peer}/{step}/original"], **close)
+        loss = np.square(rest).sum() / len(x)
+        np.testing.assert_allclose(loss, TRAINING[f"{peer}/{step}/loss"], rtol=1e-5)
