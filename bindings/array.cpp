@@ -368,9 +368,12 @@ bool Array::accepts(py::handle source) {
 }
 
 MutableAnyView Array::writable(const char* where, const char* argument) const {
-  const std::string rule = std::string(argument) + " must be writable";
-  check(!copied_, where, rule + " memory that is used without converting it", type_name(source_));
-  check(!readonly_, where, rule, "a read-only " + type_name(source_));
+  // Texts are made for errors only: they would cost small calls more than their work.
+  if (!is_writable()) [[unlikely]] {
+    const std::string rule = std::string(argument) + " must be writable";
+    check(!copied_, where, rule + " memory that is used without converting it", type_name(source_));
+    throw Error(error_text(where, rule, "a read-only " + type_name(source_)));
+  }
   return MutableAnyView(const_cast<void*>(view_.data()), view_.dtype(), view_.shape(),
                         view_.strides());
 }
@@ -460,10 +463,14 @@ Output::Output(DType dtype, const Shape& shape, py::handle out, const char* wher
 }
 
 void Output::use(py::handle out, DType dtype, const Shape& shape, const char* where) {
-  check<DTypeError>(Array::accepts(out), where, "out must be an array", type_name(out));
+  if (!Array::accepts(out)) [[unlikely]] {
+    throw DTypeError(error_text(where, "out must be an array", type_name(out)));
+  }
   const Array target(out);
-  check<DTypeError>(target.dtype() == dtype, where,
-                    "out must have dtype " + std::string(name(dtype)), name(target.dtype()));
+  if (target.dtype() != dtype) [[unlikely]] {
+    throw DTypeError(
+        error_text(where, "out must have dtype " + std::string(name(dtype)), name(target.dtype())));
+  }
   if (!(target.shape() == shape)) {
     std::ostringstream rule;
     rule << "out must have shape " << shape;
