@@ -22,7 +22,7 @@ help:
 	@echo "make test-full  the exhaustive and slow tests as well"
 	@echo "make asan, tsan, tidy, fuzz   the C++ tests under sanitizers; clang-tidy; fuzzers"
 	@echo "make lint       what pre-commit checks; make format repairs what can be repaired"
-	@echo "make bench      benchmarks; make wheel builds dist/*.whl; make clean removes build/"
+	@echo "make bench      moptcore against every peer that can be installed; make wheel builds dist/*.whl; make clean removes build/"
 
 bootstrap:
 	@scripts/bootstrap dev
@@ -61,9 +61,10 @@ format: bootstrap
 	git ls-files -z '*.cpp' '*.hpp' | xargs -0 clang-format -i
 	ruff check --fix --quiet . && ruff format --quiet .
 
-bench: bootstrap
-	cmake --preset release && cmake --build --preset release
-	python benchmarks/run.py
+bench:
+	@scripts/bootstrap bench
+	cmake --preset python && cmake --build --preset python
+	.venv-peers/bin/python benchmarks/run.py
 
 wheel: bootstrap
 	python -m pip wheel . --no-build-isolation --no-deps --wheel-dir dist

@@ -13,7 +13,7 @@ import moptcore as mc
 import numpy as np
 import torch
 from harness import interleave, show
-from peers import ort_calibrators
+from peers import onnxruntime
 from torch.ao.quantization.observer import (
     HistogramObserver,
     MinMaxObserver,
@@ -47,7 +47,7 @@ def check_calibrators(values: np.ndarray) -> None:
     ours = quant.PercentileObserver()
     ours.update(values)
     low, high = (float(np.ravel(end)[0]) for end in ours.range())
-    theirs = ort_calibrators.calibrate(values, "percentile", BINS)
+    theirs = onnxruntime.calibrate(values, "percentile", BINS)
     bin_width = 2 * np.abs(values).max() / BINS + 2.0 ** int(ours.exponent[0])
     assert abs(low - theirs[0]) <= bin_width
     assert abs(high - theirs[1]) <= bin_width
@@ -55,7 +55,7 @@ def check_calibrators(values: np.ndarray) -> None:
     coarse = quant.EntropyObserver(bins=128)
     coarse.update(values)
     whole = float(np.abs(values).max())
-    assert ort_calibrators.calibrate(values, "entropy", 128)[1] >= 0.9 * whole
+    assert onnxruntime.calibrate(values, "entropy", 128)[1] >= 0.9 * whole
     assert 0.0 < float(np.ravel(coarse.range()[1])[0]) <= whole
 
 
@@ -106,17 +106,15 @@ def main(count: int) -> None:
         },
         "percentile calibration": {
             "moptcore PercentileObserver": lambda: observe(percentile, values),
-            "ONNX Runtime, 2048 bins": lambda: ort_calibrators.calibrate(
-                values, "percentile", BINS
-            ),
+            "ONNX Runtime, 2048 bins": lambda: onnxruntime.calibrate(values, "percentile", BINS),
         },
         "entropy calibration, 128 bins": {
             "moptcore EntropyObserver(bins=128)": lambda: observe(coarse, values),
-            "ONNX Runtime, 128 bins": lambda: ort_calibrators.calibrate(values, "entropy", 128),
+            "ONNX Runtime, 128 bins": lambda: onnxruntime.calibrate(values, "entropy", 128),
         },
         "entropy calibration, 2048 bins": {
             "moptcore EntropyObserver": lambda: observe(entropy, values),
-            "ONNX Runtime, 2048 bins": lambda: ort_calibrators.calibrate(values, "entropy", BINS),
+            "ONNX Runtime, 2048 bins": lambda: onnxruntime.calibrate(values, "entropy", BINS),
         },
     }
     for name, ways in tables.items():
