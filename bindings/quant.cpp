@@ -11,6 +11,7 @@
 #include <sstream>
 #include <string>
 #include <string_view>
+#include <variant>
 #include <vector>
 
 #include "array.hpp"
@@ -169,13 +170,30 @@ py::object fake_quantize(const Array& x, const GridView& grids, py::handle out,
 
 py::object fake_quantize_affine(const Array& x, const Array& scale, const Array& zero_point,
                                 std::int32_t qmin, std::int32_t qmax, const Axis& axis,
-                                const py::object& out, const std::optional<Array>& bits,
+                                const py::object& out,
+                                const std::optional<std::variant<bool, Array>>& bits,
                                 const Text& compat) {
   constexpr auto where = "quant.fake_quantize_affine";
   const GridView grids{vector_of<float>(scale, where, "scale"),
                        vector_of<std::int32_t>(zero_point, where, "zero_point"), qmin, qmax, axis};
-  return fake_quantize(x, grids, out, bits, quant::NonFinite::propagate, compat_of(compat, where),
-                       where);
+  const auto rule = compat_of(compat, where);
+  const bool* made = bits ? std::get_if<bool>(&*bits) : nullptr;
+  if (made == nullptr || !*made) {
+    std::optional<Array> given;
+    if (bits && made == nullptr) given = std::get<Array>(*bits);
+    return fake_quantize(x, grids, out, given, quant::NonFinite::propagate, rule, where);
+  }
+  Output result(x, x.dtype(), x.shape(), out, where);
+  result.check_overlap(x, where);
+  Output mask(x, DType::uint8, {quant::bit_bytes(x.view().size())}, py::none(), where);
+  const std::span<std::uint8_t> bytes(static_cast<std::uint8_t*>(mask.view().data()),
+                                      static_cast<std::size_t>(mask.view().size()));
+  {
+    const py::gil_scoped_release release;
+    quant::fake_quantize(x.view(), grids, result.view(), bytes, quant::NonFinite::propagate, rule,
+                         where);
+  }
+  return py::make_tuple(result.take(), mask.take());
 }
 
 py::object fake_quantize_backward(const Array& grad, const Array& bits, const py::object& out) {
@@ -950,7 +968,8 @@ void bind_quant(py::module_ m) {
         "qmax"_a, "axis"_a = py::none(), "out"_a = py::none(), "bits"_a = py::none(),
         "compat"_a = py::none(),
         "fake_quantize with the grid as arrays: scale float32 and zero_point int32, one number or\n"
-        "one for each index of `axis`. NaN stays NaN. For framework adapters.");
+        "one for each index of `axis`. NaN stays NaN. bits=True makes the bits too and returns\n"
+        "(y, bits). For framework adapters.");
   m.def(
       "fake_quantize_backward", &fake_quantize_backward, "grad"_a, "bits"_a, "out"_a = py::none(),
       "The gradient of fake_quantize: grad where the bit is set, else 0 (also where grad is NaN).");

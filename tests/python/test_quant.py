@@ -70,6 +70,47 @@ LAYOUTS = [
 ]
 
 
+def test_fake_quantize_affine_makes_the_bits_where_it_is_asked_to():
+    x = np.linspace(-20, 20, 77, dtype=np.float32)
+    scale, zero = np.float32([0.1]), np.int32([3])
+    bits = np.empty(10, np.uint8)
+    expected = quant.fake_quantize_affine(x, scale, zero, -128, 127, bits=bits)
+    y, made = quant.fake_quantize_affine(x, scale, zero, -128, 127, bits=True)
+    assert same(y, expected)
+    assert np.array_equal(made, bits)
+    assert same(quant.fake_quantize_affine(x, scale, zero, -128, 127, bits=False), expected)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16", "float64"])
+def test_results_larger_than_the_caches_are_those_of_their_parts(dtype):
+    kind = getattr(torch, dtype)
+    # Results of 16 MiB and more are written past the caches, in rows of any start.
+    rows, parts = 8, 4
+    x = (torch.randn(rows, (2 << 20) // kind.itemsize + 8) * 2).to(kind)
+    for length in (x.shape[1], x.shape[1] - 3):
+        cut = x.flatten()[: rows * length].reshape(rows, length)
+        scale = np.linspace(0.01, 0.1, rows, dtype=np.float32)
+        for qp in (
+            quant.QParams(0.03, 5, "int8"),
+            quant.QParams(scale, np.zeros(rows, np.int32), "int8", axis=0),
+        ):
+            bits = torch.empty((cut.numel() + 7) // 8, dtype=torch.uint8)
+            y = quant.fake_quantize(cut, qp, bits=bits)
+            back = quant.fake_quantize_backward(cut, bits)
+            step = -(-length // parts)
+            step += -step % 8
+            for r in range(rows):
+                own = np.atleast_1d(qp.scale)[r if qp.axis == 0 else 0]
+                one = quant.QParams(float(own), int(np.atleast_1d(qp.zero_point)[0]), "int8")
+                for first in range(0, length, step):
+                    part = cut[r, first : first + step].contiguous()
+                    few = torch.empty((part.numel() + 7) // 8, dtype=torch.uint8)
+                    expected = quant.fake_quantize(part, one, bits=few)
+                    assert torch.equal(y[r, first : first + step], expected)
+                    passed = quant.fake_quantize_backward(part, few)
+                    assert torch.equal(back[r, first : first + step], passed)
+
+
 @pytest.mark.parametrize("compat", [None, "torch", "tflite"])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize(("shape", "axis"), LAYOUTS)

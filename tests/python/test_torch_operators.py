@@ -230,3 +230,20 @@ def test_a_mask_or_a_grid_on_another_device_is_named() -> None:
     features = (weights, weights.to("meta"), sample(4, 7), sample(4, 7))
     with pytest.raises(moptcore.Error, match="teacher_features must be on the device of student"):
         mct.FeatureDistillationLoss()(*features)
+
+
+def test_fake_quantize_is_differentiated_twice_as_a_linear_map_of_the_gradient() -> None:
+    x = torch.tensor([0.3, 5.0, -0.4], requires_grad=True)
+    upstream = torch.tensor([2.0, 3.0, 4.0], requires_grad=True)
+    y = mct.fake_quantize(x, 0.01, 0)
+    (grad,) = torch.autograd.grad(y, x, upstream, create_graph=True)
+    (again,) = torch.autograd.grad(grad, upstream, torch.ones(3))
+    assert grad.tolist() == [2.0, 0.0, 4.0]
+    assert again.tolist() == [1.0, 0.0, 1.0]
+
+
+def test_lsq_refuses_second_derivatives() -> None:
+    x = torch.ones(3, requires_grad=True)
+    y = mct.lsq(x, torch.tensor(0.1, requires_grad=True))
+    with pytest.raises(moptcore.UnsupportedError, match="create_graph must be False"):
+        torch.autograd.grad(y.sum(), x, create_graph=True)

@@ -627,12 +627,13 @@ def fake_quantize_affine(
     qmax: int,
     axis: int | None = None,
     out: typing.Any = None,
-    bits: ArrayLike | None = None,
+    bits: bool | ArrayLike | None = None,
     compat: str | None = None,
 ) -> typing.Any:
     """
     fake_quantize with the grid as arrays: scale float32 and zero_point int32, one number or
-    one for each index of `axis`. NaN stays NaN. For framework adapters.
+    one for each index of `axis`. NaN stays NaN. bits=True makes the bits too and returns
+    (y, bits). For framework adapters.
     """
 
 def fake_quantize_backward(grad: ArrayLike, bits: ArrayLike, out: typing.Any = None) -> typing.Any:

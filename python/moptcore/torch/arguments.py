@@ -10,7 +10,15 @@ import torch
 
 from moptcore import DTypeError, Error
 
-__all__ = ["dimensions", "number", "prepared", "same_device", "tensor", "unwrapped"]
+__all__ = [
+    "dimensions",
+    "is_plain",
+    "number",
+    "prepared",
+    "same_device",
+    "tensor",
+    "unwrapped",
+]
 
 
 def tensor(where: str, name: str, value: Any) -> torch.Tensor:
@@ -30,6 +38,30 @@ def same_device(where: str, name: str, value: torch.Tensor, first: str, on: torc
         raise Error(
             f"[{where}] {name} must be on the device of {first} ({on.device}), got {value.device}"
         )
+
+
+_PLAIN = (torch.Tensor, torch.nn.Parameter)
+_wrapped = torch._C._functorch.is_functorch_wrapped_tensor
+_modes = torch._C._len_torch_dispatch_stack
+
+
+def is_plain(*values: torch.Tensor | None) -> bool:
+    """True for tensors in memory of the CPU, called eagerly: the core can take them as they are.
+
+    Operators go to it straight then. The dispatcher is for everything else, such as tensors that
+    are traced or transformed, and would cost more than the arithmetic of a small tensor.
+    """
+    if torch.compiler.is_compiling() or _modes():
+        return False
+    for value in values:
+        if value is not None and not (
+            type(value) in _PLAIN
+            and value.is_cpu
+            and value.layout is torch.strided
+            and not _wrapped(value)
+        ):
+            return False
+    return True
 
 
 def number(

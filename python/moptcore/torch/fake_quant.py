@@ -7,13 +7,13 @@ forward pass keeps one bit per element: whether the straight-through gradient pa
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 import torch
-from torch.autograd.function import once_differentiable
 
 from moptcore import DTypeError, Error, _core
-from moptcore.torch.arguments import same_device, tensor
+from moptcore.torch.arguments import is_plain, same_device, tensor
 from moptcore.torch.composite import pack_bits, unpack_bits
 
 __all__ = ["fake_quantize", "rounded"]
@@ -29,7 +29,6 @@ _LIBRARY.define("fake_quantize_backward(Tensor grad, Tensor bits) -> Tensor")
 
 _FORWARD = torch.ops.moptcore.fake_quantize.default
 _BACKWARD = torch.ops.moptcore.fake_quantize_backward.default
-_PLAIN = (torch.Tensor, torch.nn.Parameter)
 
 
 def fake_quantize(
@@ -64,7 +63,14 @@ def fake_quantize(
 
 def _grid(name: str, value: Any, dtype: torch.dtype, x: torch.Tensor, size: int) -> torch.Tensor:
     """A scale or zero point as one number for each of `size` indices."""
+    if size == 1 and x.is_cpu and type(value) in (int, float) and not torch.compiler.is_compiling():
+        if type(value) is float and not dtype.is_floating_point:
+            raise DTypeError(f"[{_WHERE}] {name} must hold integers, got float")
+        return _constant(value, dtype)
     if isinstance(value, torch.Tensor):
+        if value.dtype == dtype and value.shape == (size,) and not value.requires_grad:
+            same_device(_WHERE, name, value, "x", x)
+            return value.contiguous()
         same_device(_WHERE, name, value, "x", x)
         found = value.detach()
     else:
@@ -77,6 +83,13 @@ def _grid(name: str, value: Any, dtype: torch.dtype, x: torch.Tensor, size: int)
             f"got shape {tuple(found.shape)}"
         )
     return found.to(dtype).reshape(-1).expand(size).contiguous()
+
+
+@lru_cache(maxsize=256)
+def _constant(value: float, dtype: torch.dtype) -> torch.Tensor:
+    """A vector of one number, the same one for the same number: nobody writes to it."""
+    with torch.inference_mode(False):
+        return torch.tensor([value], dtype=dtype)
 
 
 def rounded(
@@ -92,12 +105,11 @@ def rounded(
 
     `in_place` allows to overwrite `x`; the result may still be another tensor.
     """
-    if type(x) in _PLAIN and x.is_cpu and not torch.compiler.is_compiling():
-        # The dispatcher would cost more than a small tensor's arithmetic.
+    if is_plain(x):
         in_place = in_place and not x._is_view()
         if x.requires_grad and torch.is_grad_enabled():
             eager: Any = _Eager  # autograd.Function.apply is not annotated
-            y = eager.apply(x, scale, zero_point, qmin, qmax, axis, in_place)
+            y = eager.apply(x, (scale, zero_point, qmin, qmax, axis), in_place)
         else:
             x = x.detach()
             y = _core.quant.fake_quantize_affine(
@@ -117,8 +129,9 @@ def _cpu(
     qmax: int,
     axis: int | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    bits = torch.empty((x.numel() + 7) // 8, dtype=torch.uint8)
-    y = _core.quant.fake_quantize_affine(x.detach(), scale, zero_point, qmin, qmax, axis, bits=bits)
+    y, bits = _core.quant.fake_quantize_affine(
+        x.detach(), scale, zero_point, qmin, qmax, axis, bits=True
+    )
     return y, bits
 
 
@@ -176,31 +189,25 @@ class _Eager(torch.autograd.Function):
     """Straight to the core: for plain tensors on CPU."""
 
     @staticmethod
-    def forward(
-        ctx: Any,
-        x: torch.Tensor,
-        scale: torch.Tensor,
-        zero_point: torch.Tensor,
-        qmin: int,
-        qmax: int,
-        axis: int | None,
-        in_place: bool,
-    ) -> Any:
-        bits = torch.empty((x.numel() + 7) // 8, dtype=torch.uint8)
-        ctx.save_for_backward(bits)
-        out = x.detach() if in_place else None
-        y = _core.quant.fake_quantize_affine(
-            x.detach(), scale, zero_point, qmin, qmax, axis, out, bits
+    def forward(ctx: Any, x: torch.Tensor, grid: tuple[Any, ...], in_place: bool) -> Any:
+        plain = x.detach()
+        out = plain if in_place else None
+        scale, zero_point, qmin, qmax, axis = grid
+        y, bits = _core.quant.fake_quantize_affine(
+            plain, scale, zero_point, qmin, qmax, axis, out, True
         )
+        ctx.save_for_backward(bits)
         if in_place:
             ctx.mark_dirty(x)
             return x
         return y
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[Any, ...]:
-        return (_core.quant.fake_quantize_backward(grad, ctx.saved_tensors[0]), *[None] * 6)
+        (bits,) = ctx.saved_tensors
+        if torch.is_grad_enabled() or not is_plain(grad):
+            return _BACKWARD(grad, bits), None, None
+        return _core.quant.fake_quantize_backward(grad, bits), None, None
 
 
 class _Dispatched(torch.autograd.Function):

@@ -7,9 +7,8 @@ import math
 from typing import Any
 
 import torch
-from torch.autograd.function import once_differentiable
 
-from moptcore import DTypeError, Error, _core
+from moptcore import DTypeError, Error, UnsupportedError, _core
 from moptcore.torch.arguments import same_device, tensor
 
 __all__ = ["lsq"]
@@ -50,7 +49,7 @@ def lsq(
         if value.shape != shape:
             raise Error(f"[{_WHERE}] {name} must have shape {shape}, got {tuple(value.shape)}")
     function: Any = _Lsq  # autograd.Function.apply is not annotated
-    y: torch.Tensor = function.apply(x, scale, zero_point, qmin, qmax, axis)
+    y: torch.Tensor = function.apply(x, scale, zero_point, (qmin, qmax, axis))
     return y
 
 
@@ -61,12 +60,10 @@ class _Lsq(torch.autograd.Function):
         x: torch.Tensor,
         scale: torch.Tensor,
         zero_point: torch.Tensor | None,
-        qmin: int,
-        qmax: int,
-        axis: int | None,
+        grid: tuple[int, int, int | None],
     ) -> torch.Tensor:
         ctx.save_for_backward(x, scale, zero_point)
-        ctx.grid = (qmin, qmax, axis)
+        ctx.grid = qmin, qmax, axis = grid
         zero = None if zero_point is None else zero_point.detach()
         if x.is_cpu:
             y: torch.Tensor = _core.quant.lsq(
@@ -78,18 +75,21 @@ class _Lsq(torch.autograd.Function):
         return ((q - whole) * step + 0.0).to(x.dtype)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[Any, ...]:
+        if torch.is_grad_enabled():
+            # The gradients are constants here: second derivatives through them would be wrong.
+            raise UnsupportedError(
+                f"[{_WHERE}] create_graph must be False, got True: second derivatives are not "
+                "supported"
+            )
         x, scale, zero_point = ctx.saved_tensors
         qmin, qmax, axis = ctx.grid
         if x.is_cpu:
-            found = _core.quant.lsq_backward(
-                grad.detach(), x, scale, zero_point, None, qmin, qmax, axis
-            )
+            found = _core.quant.lsq_backward(grad, x, scale, zero_point, None, qmin, qmax, axis)
         else:
             found = _backward(grad, x, scale, zero_point, qmin, qmax, axis)
         by_x, by_scale, *by_zero = found
-        return by_x, by_scale, by_zero[0] if by_zero else None, None, None, None
+        return by_x, by_scale, by_zero[0] if by_zero else None, None
 
 
 def _wide(

@@ -13,7 +13,7 @@ import torch
 
 from moptcore import DTypeError, UnsupportedError, _core
 from moptcore.torch import composite
-from moptcore.torch.arguments import same_device, tensor
+from moptcore.torch.arguments import is_plain, same_device, tensor
 
 __all__ = ["apply_mask", "check_logits", "distillation_loss", "magnitude_mask", "soft_target_loss"]
 
@@ -38,7 +38,11 @@ def magnitude_mask(weights: torch.Tensor, sparsity: float) -> torch.Tensor:
     Raises NonFiniteError for NaN, Error for a sparsity outside [0, 1).
     """
     tensor("torch.magnitude_mask", "weights", weights)
-    mask: torch.Tensor = _OPS.magnitude_mask.default(weights, sparsity)
+    mask: torch.Tensor
+    if is_plain(weights):
+        mask = _core.prune.magnitude_mask(weights.detach(), sparsity)
+        return mask
+    mask = _OPS.magnitude_mask.default(weights, sparsity)
     return mask
 
 
@@ -51,7 +55,13 @@ def apply_mask(weights: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     same_device(
         where, "mask", tensor(where, "mask", mask), "weights", tensor(where, "weights", weights)
     )
-    masked: torch.Tensor = _OPS.apply_mask.default(weights, mask)
+    masked: torch.Tensor
+    if not is_plain(weights, mask):
+        masked = _OPS.apply_mask.default(weights, mask)
+    elif weights.requires_grad and torch.is_grad_enabled():
+        masked = _CoreMask.apply(weights, mask)  # type: ignore[no-untyped-call]
+    else:
+        masked = _core.prune.apply_mask(weights.detach(), mask)
     return masked
 
 
@@ -72,7 +82,14 @@ def soft_target_loss(
     """
     check_logits("torch.soft_target_loss", ("student", "teacher"), student, teacher, labels)
     options = (temperature, alpha, axis, label_smoothing, ignore_index, reduction)
-    loss, grad = _OPS.soft_target_loss.default(student, teacher, labels, *options)
+    if not _reaches_core(student, teacher, labels):
+        loss, grad = _OPS.soft_target_loss.default(student, teacher, labels, *options)
+    elif torch.is_grad_enabled() and student.requires_grad:
+        loss, grad = _CoreLossAndGradient.apply(  # type: ignore[no-untyped-call]
+            student, teacher, labels, options
+        )
+    else:
+        loss, grad = _soft_target_cpu(student, teacher, labels, *options)
     return loss, grad
 
 
@@ -109,13 +126,8 @@ def distillation_loss(
 def _reaches_core(
     student: torch.Tensor, teacher: torch.Tensor, labels: torch.Tensor | None
 ) -> bool:
-    """Plain tensors on CPU, called eagerly: the dispatcher would only cost time."""
-    if torch.compiler.is_compiling() or torch.is_autocast_enabled("cpu"):
-        return False
-    return all(
-        each is None or (type(each) is torch.Tensor and each.is_cpu)
-        for each in (student, teacher, labels)
-    )
+    """Plain tensors on CPU, called eagerly, whose dtype autocast leaves alone."""
+    return is_plain(student, teacher, labels) and not torch.is_autocast_enabled("cpu")
 
 
 def _soft_target_cpu(
@@ -158,6 +170,41 @@ class _CoreLoss(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad_loss: torch.Tensor) -> tuple[Any, ...]:
         return _scaled(ctx.grad, grad_loss, ctx.options[2], ctx.options[5]), None, None, None
+
+
+class _CoreLossAndGradient(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        student: torch.Tensor,
+        teacher: torch.Tensor,
+        labels: torch.Tensor | None,
+        options: Options,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        loss, grad = _soft_target_cpu(student, teacher, labels, *options)
+        ctx.mark_non_differentiable(grad)
+        ctx.save_for_backward(grad)
+        ctx.options = options
+        return loss, grad
+
+    @staticmethod
+    def backward(ctx: Any, grad_loss: torch.Tensor, _: Any) -> tuple[Any, ...]:
+        (grad,) = ctx.saved_tensors
+        return _scaled(grad, grad_loss, ctx.options[2], ctx.options[5]), None, None, None
+
+
+class _CoreMask(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, weights: torch.Tensor, mask: torch.Tensor) -> Any:
+        ctx.save_for_backward(mask)
+        return _core.prune.apply_mask(weights.detach(), mask)
+
+    @staticmethod
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[Any, ...]:
+        (mask,) = ctx.saved_tensors
+        if torch.is_grad_enabled():
+            return apply_mask(grad, mask), None
+        return _core.prune.apply_mask(grad, mask), None
 
 
 class _SoftTargetLoss(torch.autograd.Function):

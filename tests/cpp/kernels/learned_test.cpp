@@ -123,6 +123,55 @@ TEST_CASE("gradients of random numbers have the same bits under every ISA", "[qu
   for (std::size_t i = 2; i < seen.size(); ++i) CHECK(seen[i] == seen[i % 2]);
 }
 
+namespace {
+
+// Values and gradients of Half in memory are those of its values as floats, rounded once, wherever
+// they are stored.
+template <class Half>
+void check_halves(std::int64_t n, auto forward, auto differentiate) {
+  const auto size = static_cast<std::size_t>(n);
+  const GridStep<float> step{0.25f, 0.25f, -5.0f, 4.0f, 0.5f};
+  std::vector<Half> x, grad;
+  std::vector<float> wide_x, wide_grad;
+  for (const float value : eighths<float>(n, 1)) x.push_back(Half(value * 0.7f));
+  for (const float value : eighths<float>(n, 2)) grad.push_back(Half(value * 1.1f));
+  for (const Half value : x) wide_x.push_back(static_cast<float>(value));
+  for (const Half value : grad) wide_grad.push_back(static_cast<float>(value));
+  std::vector<float> y(size), dx(size);
+  kernels::learned_f32(wide_x.data(), n, step, y.data());
+  for (const Learned what : {Learned::step, Learned::clip}) {
+    const auto expected =
+        kernels::learned_backward_f32(wide_grad.data(), wide_x.data(), n, step, what, dx.data());
+    for (const bool stream : {false, true}) {
+      alignas(64) Half got[2][2056];
+      forward(x.data(), n, step, got[0], stream);
+      const auto sums = differentiate(grad.data(), x.data(), n, step, what, got[1], stream);
+      bool equal = true;
+      for (std::size_t i = 0; i < size; ++i) {
+        equal = equal && got[0][i].bits == Half(y[i]).bits && got[1][i].bits == Half(dx[i]).bits;
+      }
+      CHECK(equal);
+      CHECK(sums.scale == expected.scale);
+      CHECK(sums.offset == expected.offset);
+    }
+  }
+}
+
+}  // namespace
+
+TEST_CASE("learned kernels round 16-bit floats once", "[quant][kernels]") {
+  tests::with_every_isa([] {
+    for (const std::int64_t n : {0, 1, 7, 8, 17, 130, 1024, 2051}) {
+      check_halves<float16>(
+          n, [](auto... all) { kernels::learned_f16(all...); },
+          [](auto... all) { return kernels::learned_backward_f16(all...); });
+      check_halves<bfloat16>(
+          n, [](auto... all) { kernels::learned_bf16(all...); },
+          [](auto... all) { return kernels::learned_backward_bf16(all...); });
+    }
+  });
+}
+
 TEST_CASE("lsq_backward names what does not fit before it writes", "[quant]") {
   std::vector<float> x(6, 1.0f);
   std::vector<float> grad(6, 1.0f);

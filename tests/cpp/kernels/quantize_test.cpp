@@ -431,6 +431,29 @@ TEST_CASE("TensorFlow's ranges equal the formula, with and without the inverse",
           CHECK(all);
           CHECK(y.back() == 77.0f);
           CHECK(bits.back() == 0xAB);
+          const auto check_half = [&]<class Half>(auto kernel) {
+            std::vector<Half> halves;
+            for (const float value : x) halves.push_back(Half(value));
+            alignas(64) Half rounded[2][1024];
+            kernel(halves.data(), n, step, multiply, rounded[0], nullptr, false);
+            kernel(halves.data(), n, step, multiply, rounded[1], bits.data(), true);
+            bool same_halves = true;
+            for (std::size_t i = 0; i < x.size(); ++i) {
+              const auto value = static_cast<float>(halves[i]);
+              const float expected = quant::fake_quantize(value, range, multiply);
+              for (const auto& row : rounded) {
+                const auto got = static_cast<float>(row[i]);
+                same_halves =
+                    same_halves && same(got + 0.0f, static_cast<float>(Half(expected)) + 0.0f);
+              }
+              same_halves = same_halves && bit(bits, i) == quant::passes_gradient(value, range);
+            }
+            CHECK(same_halves);
+          };
+          check_half.operator()<float16>(
+              [](auto... all) { kernels::fake_quant_range_f16(all...); });
+          check_half.operator()<bfloat16>(
+              [](auto... all) { kernels::fake_quant_range_bf16(all...); });
         }
       }
     }
