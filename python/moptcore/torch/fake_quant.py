@@ -65,7 +65,7 @@ def _grid(name: str, value: Any, dtype: torch.dtype, x: torch.Tensor, size: int)
     """A scale or zero point as one number for each of `size` indices."""
     if size == 1 and x.is_cpu and type(value) in (int, float) and not torch.compiler.is_compiling():
         if type(value) is float and not dtype.is_floating_point:
-            raise DTypeError(f"[{_WHERE}] {name} must hold integers, got float")
+            raise DTypeError(f"[{_WHERE}] {name} must hold integers, got torch.float32")
         return _constant(value, dtype)
     if isinstance(value, torch.Tensor):
         if value.dtype == dtype and value.shape == (size,) and not value.requires_grad:
