@@ -25,29 +25,32 @@ using Ranks = std::optional<std::pair<std::int64_t, std::int64_t>>;
 
 lowrank::Method method_from(const std::string& text, const char* where) {
   if (text == "svd") return lowrank::Method::svd;
-  check(text == "randomized", where, "method must be svd or randomized", text);
-  return lowrank::Method::randomized;
+  if (text == "randomized") return lowrank::Method::randomized;
+  check(text == "krylov", where, "method must be svd, randomized or krylov", text);
+  return lowrank::Method::krylov;
 }
 
 lowrank::FactorizeOptions options_from(Rank rank, Number energy, Number params, Number error,
                                        const std::string& method, std::uint64_t seed,
                                        std::int64_t oversampling, std::int64_t iterations,
-                                       const char* where) {
+                                       double tolerance, const char* where) {
   return {.budget = {.rank = rank, .energy = energy, .params = params, .error = error},
           .method = method_from(method, where),
           .seed = seed,
           .oversampling = oversampling,
           .iterations = iterations,
+          .tolerance = tolerance,
           .whiten = std::nullopt};
 }
 
 py::tuple factorize(const Array& w, Rank rank, Number energy, Number params, Number error,
                     const std::string& method, const std::optional<Array>& whiten,
-                    std::uint64_t seed, std::int64_t oversampling, std::int64_t iterations) {
+                    std::uint64_t seed, std::int64_t oversampling, std::int64_t iterations,
+                    double tolerance) {
   constexpr const char* kWhere = "lowrank.factorize";
   adopt_thread_limit();
-  lowrank::FactorizeOptions options =
-      options_from(rank, energy, params, error, method, seed, oversampling, iterations, kWhere);
+  lowrank::FactorizeOptions options = options_from(rank, energy, params, error, method, seed,
+                                                   oversampling, iterations, tolerance, kWhere);
   if (whiten) options.whiten = whiten->view();
   const lowrank::Factorization factors = [&] {
     const py::gil_scoped_release release;
@@ -91,11 +94,12 @@ py::tuple arrays(const lowrank::Sequence& sequence, const Array& w, const char* 
 
 py::tuple channel_svd(const Array& w, Rank rank, Number energy, Number params, Number error,
                       const std::string& method, const std::optional<Array>& whiten,
-                      std::uint64_t seed, std::int64_t oversampling, std::int64_t iterations) {
+                      std::uint64_t seed, std::int64_t oversampling, std::int64_t iterations,
+                      double tolerance) {
   constexpr const char* kWhere = "lowrank.channel_svd";
   adopt_thread_limit();
-  lowrank::FactorizeOptions options =
-      options_from(rank, energy, params, error, method, seed, oversampling, iterations, kWhere);
+  lowrank::FactorizeOptions options = options_from(rank, energy, params, error, method, seed,
+                                                   oversampling, iterations, tolerance, kWhere);
   if (whiten) options.whiten = whiten->view();
   const lowrank::Sequence sequence = [&] {
     const py::gil_scoped_release release;
@@ -106,11 +110,11 @@ py::tuple channel_svd(const Array& w, Rank rank, Number energy, Number params, N
 
 py::tuple spatial_svd(const Array& w, Rank rank, Number energy, Number params, Number error,
                       const std::string& method, std::uint64_t seed, std::int64_t oversampling,
-                      std::int64_t iterations) {
+                      std::int64_t iterations, double tolerance) {
   constexpr const char* kWhere = "lowrank.spatial_svd";
   adopt_thread_limit();
-  const lowrank::FactorizeOptions options =
-      options_from(rank, energy, params, error, method, seed, oversampling, iterations, kWhere);
+  const lowrank::FactorizeOptions options = options_from(
+      rank, energy, params, error, method, seed, oversampling, iterations, tolerance, kWhere);
   const lowrank::Sequence sequence = [&] {
     const py::gil_scoped_release release;
     return lowrank::spatial_svd(w.view(), options);
@@ -208,6 +212,7 @@ void bind_lowrank(py::module_ m) {
   m.def("factorize", &factorize, "w"_a, "rank"_a = py::none(), "energy"_a = py::none(),
         "params"_a = py::none(), "error"_a = py::none(), "method"_a = "svd",
         "whiten"_a = py::none(), "seed"_a = 0, "oversampling"_a = 16, "iterations"_a = 4,
+        "tolerance"_a = 1e-4,
         R"(Two thin matrices whose product is close to w [m, n]: (u [m, r], v [r, n]), w ~ u @ v.
 
 Exactly one of
@@ -221,7 +226,10 @@ w smaller: Error, naming the largest that does.
 method "svd" is the truncated singular value decomposition, the best that there is. "randomized"
 projects w on random directions first (Halko, Martinsson and Tropp 2011) with `oversampling` more
 directions than the rank and `iterations` power iterations, drawn from `seed`: the same bits
-on the same machine, at any number of threads.
+on the same machine, at any number of threads. "krylov" finds the leading terms alone (block Krylov,
+Musco and Musco 2015), with an error at most `tolerance` above the optimum as far as the gains of
+its steps tell: the fastest for large matrices and small ranks. Energy and error, which need the
+whole spectrum, take "svd" instead.
 
 whiten is the second moment X.T @ X [n, n] of the inputs X [samples, n] of a layer: u and v then
 minimise the error of the layer's output, norm(X @ (w - u @ v).T), and energy and error mean
@@ -238,6 +246,7 @@ about 1e-15 of the largest for float64, 1e-8 for the narrower dtypes.)");
   m.def("channel_svd", &channel_svd, "w"_a, "rank"_a = py::none(), "energy"_a = py::none(),
         "params"_a = py::none(), "error"_a = py::none(), "method"_a = "svd",
         "whiten"_a = py::none(), "seed"_a = 0, "oversampling"_a = 16, "iterations"_a = 4,
+        "tolerance"_a = 1e-4,
         R"(A convolution [out, in, kh, kw] as [r, in, kh, kw] and then [out, r, 1, 1].
 
 The truncated SVD of the weight as [out, in kh kw]; the arguments are those of `factorize`, whiten
@@ -245,7 +254,7 @@ being the second moment of the patches, [in kh kw, in kh kw]. Stride, padding an
 to the first convolution. `reconstruct` gives the weight back.)");
   m.def("spatial_svd", &spatial_svd, "w"_a, "rank"_a = py::none(), "energy"_a = py::none(),
         "params"_a = py::none(), "error"_a = py::none(), "method"_a = "svd", "seed"_a = 0,
-        "oversampling"_a = 16, "iterations"_a = 4,
+        "oversampling"_a = 16, "iterations"_a = 4, "tolerance"_a = 1e-4,
         R"(A convolution [out, in, kh, kw] as [r, in, kh, 1] and then [out, r, 1, kw].
 
 The truncated SVD of the weight as [in kh, out kw] (Jaderberg et al. 2014); the arguments are those

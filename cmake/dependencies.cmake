@@ -71,6 +71,19 @@ function(moptcore_need_zstd)
   endif()
 endfunction()
 
+# Only headers, and only ours to see: none of Eigen's own CMake code is run, which would test and
+# install it.
+function(moptcore_need_eigen)
+  moptcore_dependency(Eigen3 Eigen3::Eigen https://gitlab.com/libeigen/eigen
+    3147391d946bb4b6c68edd901f2add6ac1f31f8c libeigen3-dev 3.4
+    SOURCE_SUBDIR no-build)
+  if(Eigen3_FETCHED)
+    FetchContent_GetProperties(Eigen3 SOURCE_DIR eigen_headers)
+    add_library(Eigen3::Eigen INTERFACE IMPORTED GLOBAL)
+    set_target_properties(Eigen3::Eigen PROPERTIES INTERFACE_INCLUDE_DIRECTORIES ${eigen_headers})
+  endif()
+endfunction()
+
 function(moptcore_need_catch)
   moptcore_dependency(Catch2 Catch2::Catch2 https://github.com/catchorg/Catch2
     182c910b4b63ff587a3440e08f84f70497e49a81 catch2)

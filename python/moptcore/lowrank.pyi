@@ -74,6 +74,7 @@ def channel_svd(
     seed: int = 0,
     oversampling: int = 16,
     iterations: int = 4,
+    tolerance: float = 0.0001,
 ) -> tuple[typing.Any, ...]:
     """
     A convolution [out, in, kh, kw] as [r, in, kh, kw] and then [out, r, 1, 1].
@@ -94,6 +95,7 @@ def factorize(
     seed: int = 0,
     oversampling: int = 16,
     iterations: int = 4,
+    tolerance: float = 0.0001,
 ) -> tuple[typing.Any, ...]:
     """
     Two thin matrices whose product is close to w [m, n]: (u [m, r], v [r, n]), w ~ u @ v.
@@ -109,7 +111,10 @@ def factorize(
     method "svd" is the truncated singular value decomposition, the best that there is. "randomized"
     projects w on random directions first (Halko, Martinsson and Tropp 2011) with `oversampling` more
     directions than the rank and `iterations` power iterations, drawn from `seed`: the same bits
-    on the same machine, at any number of threads.
+    on the same machine, at any number of threads. "krylov" finds the leading terms alone (block Krylov,
+    Musco and Musco 2015), with an error at most `tolerance` above the optimum as far as the gains of
+    its steps tell: the fastest for large matrices and small ranks. Energy and error, which need the
+    whole spectrum, take "svd" instead.
 
     whiten is the second moment X.T @ X [n, n] of the inputs X [samples, n] of a layer: u and v then
     minimise the error of the layer's output, norm(X @ (w - u @ v).T), and energy and error mean
@@ -151,6 +156,7 @@ def spatial_svd(
     seed: int = 0,
     oversampling: int = 16,
     iterations: int = 4,
+    tolerance: float = 0.0001,
 ) -> tuple[typing.Any, ...]:
     """
     A convolution [out, in, kh, kw] as [r, in, kh, 1] and then [out, r, 1, kw].

@@ -11,6 +11,7 @@
 #include <moptcore/core/random.hpp>
 
 #include "lowrank/budget.hpp"
+#include "lowrank/krylov.hpp"
 #include "lowrank/matrix.hpp"
 
 namespace moptcore::inline v0::lowrank {
@@ -130,32 +131,6 @@ Directions exact(const Problem& problem) {
           {}};
 }
 
-// Standard normal numbers, two of each pair of words of the stream.
-Matrix<double> gaussian(std::int64_t rows, std::int64_t cols, std::uint64_t seed) {
-  Matrix<double> result(rows, cols);
-  const Philox random(seed);
-  const std::int64_t n = rows * cols;
-  constexpr std::int64_t kGrain = 4096;  // a multiple of four
-  parallel_for(n, kGrain, [&](std::int64_t first, std::int64_t last) {
-    for (std::int64_t i = first; i < last; i += 4) {
-      const Philox::Block words = random(static_cast<std::uint64_t>(i / 4));
-      for (int pair = 0; pair < 2; ++pair) {
-        // Box and Muller, 1958; (word + 0.5) / 2^32 is in (0, 1).
-        const double radius =
-            std::sqrt(-2.0 * std::log((static_cast<double>(words[2 * pair]) + 0.5) * 0x1p-32));
-        const double angle =
-            2.0 * std::numbers::pi * (static_cast<double>(words[2 * pair + 1]) + 0.5) * 0x1p-32;
-        const double values[2] = {radius * std::cos(angle), radius * std::sin(angle)};
-        for (int k = 0; k < 2; ++k) {
-          const std::int64_t at = i + 2 * pair + k;
-          if (at < last) result.values[static_cast<std::size_t>(at)] = values[k];
-        }
-      }
-    }
-  });
-  return result;
-}
-
 Matrix<double> as_double(Matrix<double> a) { return a; }
 Matrix<double> as_double(const Matrix<float>& a) { return widened(a); }
 template <class T>
@@ -202,6 +177,28 @@ Directions projected(const Problem& problem, std::int64_t width, const Factorize
                            : projected<float>(problem, width, options);
 }
 
+// The leading `rank` directions alone, or nullopt where they take the exact decomposition.
+std::optional<Directions> leading_directions(const Problem& problem, std::int64_t rank,
+                                             const FactorizeOptions& options) {
+  const Matrix<float> w = narrowed(
+      problem.moment ? product(problem.w, false, root(*problem.moment), false) : problem.w);
+  std::optional<LeadingRows> found =
+      krylov(w, problem.total, rank, options.tolerance, options.seed);
+  if (!found) return std::nullopt;
+  // In the plane that the rows span, the singular directions themselves.
+  const Spectrum turn = eigenvectors(widened(product(found->right, false, found->right, true)));
+  double kept = 0.0;
+  for (const double value : turn.values) kept += value;
+  const Matrix<float> to = narrowed(turn.vectors);
+  Directions result;
+  result.vectors = widened(product(found->left, true, to, false));
+  result.left = true;
+  result.values = roots(turn.values);
+  result.rest = std::max(problem.total - kept, 0.0);
+  if (!problem.moment) result.rows = widened(product(to, true, found->right, false));
+  return result;
+}
+
 struct Choice {
   Directions directions;
   std::int64_t rank;
@@ -234,6 +231,11 @@ Choice choose(const Problem& problem, const FactorizeOptions& options, const cha
       return {std::move(found), *rank};
     }
   }
+  if (options.method == Method::krylov && by_shape) {
+    if (auto found = leading_directions(problem, *by_shape, options)) {
+      return {std::move(*found), *by_shape};
+    }
+  }
   Directions found = exact(problem);
   if (by_shape) return {std::move(found), *by_shape};
   const auto rank = rank_by_loss(found.values, 0.0, allowed(problem, options.budget));
@@ -246,6 +248,8 @@ void check_options(const FactorizeOptions& options, const char* where) {
   check_budget(options.budget, where);
   check(options.oversampling >= 0, where, "oversampling must be >= 0", options.oversampling);
   check(options.iterations >= 0, where, "iterations must be >= 0", options.iterations);
+  check(options.tolerance >= 1e-6 && options.tolerance <= 1.0, where,
+        "tolerance must be in [1e-6, 1]", options.tolerance);
 }
 
 // Shares each term's norm between the two factors and turns its sign.

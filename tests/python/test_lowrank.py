@@ -81,10 +81,59 @@ def test_equal_seeds_give_equal_bits_and_other_seeds_other_projections(method):
     assert np.array_equal(first[0], other[0]) == (method == "svd")
 
 
-@pytest.mark.parametrize("method", ["svd", "randomized"])
+@pytest.mark.parametrize("kind", ["flat", "decaying"])
+@pytest.mark.parametrize("shape", [(600, 400), (400, 600)])
+def test_the_krylov_terms_are_within_the_tolerance(shape, kind):
+    if kind == "flat":
+        w = draw(shape)
+    else:
+        rng = np.random.default_rng(1)
+        left = np.linalg.qr(rng.standard_normal((shape[0], 400)))[0]
+        right = np.linalg.qr(rng.standard_normal((shape[1], 400)))[0]
+        w = ((left * np.arange(1, 401) ** -0.7) @ right.T).astype(np.float32)
+    best = reference.optimal_error(w, 32)
+    # Orthonormal rows and products of float32 are good to about 1e-6.
+    for tolerance in (1e-2, 1e-4):
+        for seed in (0, 1):
+            u, v = lowrank.factorize(w, rank=32, method="krylov", seed=seed, tolerance=tolerance)
+            assert error(w, u, v) <= best * (1 + tolerance + 4e-6)
+            np.testing.assert_allclose(
+                np.linalg.norm(u, axis=0), np.linalg.norm(v, axis=1), rtol=1e-5
+            )
+            s = np.linalg.svd(w, compute_uv=False)[:32]
+            # Each singular value from below.
+            assert ((u**2).sum(axis=0) <= s * (1 + 1e-5)).all()
+
+
+def test_krylov_whitens():
+    w, x = decaying((300, 400), 0.97), draw((500, 400), np.float64, 1)
+    x *= np.linspace(0.1, 2, 400)
+    u, v = lowrank.factorize(w, rank=24, method="krylov", whiten=x.T @ x)
+    best = reference.optimal_output_error(w, x, 24)
+    difference = w.astype(np.float64) - u.astype(np.float64) @ v.astype(np.float64)
+    assert np.linalg.norm(x @ difference.T) <= best * (1 + 1e-4 + 4e-6)
+
+
+def test_where_krylov_cannot_tell_the_exact_decomposition_is_taken():
+    low = draw((300, 5), np.float64) @ draw((5, 400), np.float64, 1)
+    for w, given in (
+        (low, {"rank": 20}),
+        (np.zeros((300, 400)), {"rank": 20}),
+        (draw((300, 40), np.float64), {"rank": 30}),
+        (decaying((60, 90), 0.8, np.float64), {"energy": 0.9}),
+    ):
+        found = lowrank.factorize(w.astype(np.float32), method="krylov", **given)
+        exact = lowrank.factorize(w.astype(np.float32), method="svd", **given)
+        assert all(np.array_equal(a, b) for a, b in zip(found, exact, strict=True))
+    for tolerance in (0.0, 2.0, float("nan")):
+        with pytest.raises(mc.Error, match=r"tolerance must be in \[1e-6, 1\]"):
+            lowrank.factorize(low, rank=2, method="krylov", tolerance=tolerance)
+
+
+@pytest.mark.parametrize("method", ["svd", "randomized", "krylov"])
 def test_the_bits_are_those_of_any_number_of_threads(method):
     for shape in ((700, 300), (300, 700)):
-        w = draw(shape)
+        w = decaying(shape, 0.98)
         threads = mc.get_num_threads()
         try:
             found = []
@@ -184,7 +233,7 @@ def test_a_rank_that_grows_the_matrix_is_refused_with_the_largest_useful_one():
         ({"params": 1.0}, r"params must be in \(0, 1\), got 1"),
         ({"params": 0.01}, "params must allow rank 1, at least 0.2"),
         ({"error": 1.0}, r"error must be in \[0, 1\), got 1"),
-        ({"rank": 1, "method": "magic"}, "method must be svd or randomized, got magic"),
+        ({"rank": 1, "method": "magic"}, "method must be svd, randomized or krylov, got magic"),
         ({"rank": 1, "oversampling": -1}, "oversampling must be >= 0, got -1"),
         ({"rank": 1, "iterations": -1}, "iterations must be >= 0, got -1"),
         ({"rank": 1, "whiten": np.eye(3)}, r"whiten must have shape \(10, 10\), got \(3, 3\)"),

@@ -296,7 +296,7 @@ def test_bad_arguments_are_named_and_change_nothing():
     for arguments, match in [
         ({}, "exactly one of rank, energy, params, error and budget must be given, got none"),
         ({"rank": 1, "budget": 0.5}, "got rank, budget"),
-        ({"rank": 2, "method": "qr"}, "method must be one of svd, randomized, got 'qr'"),
+        ({"rank": 2, "method": "qr"}, "method must be one of svd, randomized, krylov, got 'qr'"),
         ({"rank": 2, "convolution": "cp"}, "convolution must be one of"),
         ({"rank": (2, 2)}, "rank must be one number"),
         ({"params": 2.0}, r"params must be in \[0, 1\], got 2"),

@@ -15,6 +15,7 @@ namespace moptcore::inline v0::lowrank {
 enum class Method : std::uint8_t {
   svd,         ///< the truncated singular value decomposition: the optimum (Eckart and Young, 1936)
   randomized,  ///< a range found by random projection: Halko, Martinsson and Tropp, 2011
+  krylov,      ///< the leading terms alone, to a tolerance: Musco and Musco, 2015
 };
 
 struct FactorizeOptions {
@@ -23,6 +24,10 @@ struct FactorizeOptions {
   std::uint64_t seed = 0;          ///< of the random projection
   std::int64_t oversampling = 16;  ///< directions beyond the rank in the projection, >= 0
   std::int64_t iterations = 4;     ///< power iterations of the projection, >= 0
+  /// Of krylov: how far its error may be above the optimum, as a share, in [1e-6, 1]. What further
+  /// steps would gain is extrapolated, not bounded. Ranks by energy or error, and matrices too
+  /// small or too close to the rank for single precision, take the exact decomposition.
+  double tolerance = 1e-4;
   /// X^T X [n, n] of the inputs X [samples, n] that the matrix will be multiplied with: the
   /// factors then minimise ||X (w - u v)^T||, not ||w - u v||. Symmetric, positive semidefinite.
   std::optional<AnyView> whiten;

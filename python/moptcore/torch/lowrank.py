@@ -21,7 +21,7 @@ from moptcore.torch.factorized import Factorized
 __all__ = ["Factorization", "apply_factorization", "factorize"]
 
 _WHERE = "torch.factorize"
-_METHODS = ("svd", "randomized")
+_METHODS = ("svd", "randomized", "krylov")
 _CONVOLUTIONS = ("channel", "spatial", "tucker2")
 # The numbers that recipes give to the kinds of replacement.
 _KINDS = ("linear", *_CONVOLUTIONS)
@@ -81,9 +81,9 @@ def factorize(
     budget: the share of the selected weights' parameters to keep in all layers together; ranks go
         where they keep most (`moptcore.lowrank.allocate_choices`, by exact spectra, for every kind
         of `convolution`), so layers differ and some may stay whole. Exactly one of these five.
-    method: "svd" or "randomized". convolution: "channel" ([r, in, kh, kw], 1 x 1), "spatial"
-        (kh x 1, 1 x kw) or "tucker2" (1 x 1, kh x kw, 1 x 1; rank: a pair, which leaves Linear
-        layers alone, or one number).
+    method: "svd", "randomized" or "krylov". convolution: "channel" ([r, in, kh, kw], 1 x 1),
+        "spatial" (kh x 1, 1 x kw) or "tucker2" (1 x 1, kh x kw, 1 x 1; rank: a pair, which leaves
+        Linear layers alone, or one number).
     calibration: inputs of the model, a tensor, a tuple of arguments or an iterable of such
         batches. Linear layers and channel convolutions then keep what matters for these
         inputs: the error of their outputs is the least, not that of their weights.
