@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Inner loops of unpacking: the coder's rounds, and putting stored elements where a mask has bits.
+// Inner loops of packing: the coder's rounds, putting stored elements where a mask has bits, and
+// checksums.
 #pragma once
 
 #include <cstdint>
@@ -23,6 +24,12 @@ std::int64_t rans_rounds(const std::uint32_t* table, RansReader& reader, std::ui
                          std::int64_t n) noexcept;
 
 [[nodiscard]] std::int64_t count_bits(const std::uint8_t* bits, std::int64_t bytes) noexcept;
+
+/// Folds a multiple of 64 bytes, 64 at least, into 16 that have the same CRC-32 from 0 on as those
+/// have from `crc` on (both as in the middle of a run, not inverted). False, with nothing done, on
+/// targets without a product of polynomials.
+[[nodiscard]] bool crc32_fold(const std::uint8_t* bytes, std::int64_t count, std::uint32_t crc,
+                              std::uint8_t* folded) noexcept;
 
 /// Bytes behind `stored` that expand may read.
 inline constexpr std::int64_t kExpandSlack = 32;

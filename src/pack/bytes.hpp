@@ -3,17 +3,39 @@
 #pragma once
 
 #include <moptcore/core/check.hpp>
+#include <moptcore/core/pool.hpp>
 
 #include <cstdint>
 #include <cstring>
+#include <new>
 #include <span>
+#include <utility>
 #include <vector>
 
 namespace moptcore::inline v0::pack {
 
 inline constexpr auto kDecode = "pack.decode";
 
-using Bytes = std::vector<std::uint8_t>;
+// Memory of the pool, which keeps large blocks, and no zeros written before what is to stand there.
+template <class T>
+struct Uninitialized {
+  using value_type = T;
+  Uninitialized() = default;
+  template <class U>
+  explicit Uninitialized(const Uninitialized<U>&) noexcept {}
+  T* allocate(std::size_t count) {
+    return static_cast<T*>(pool_allocate(static_cast<std::int64_t>(count * sizeof(T))).release());
+  }
+  void deallocate(T* memory, std::size_t) noexcept { PoolDeleter{}(memory); }
+  template <class U, class... Arguments>
+  void construct(U* at, Arguments&&... arguments) {
+    if constexpr (sizeof...(Arguments) == 0) ::new (static_cast<void*>(at)) U;
+    else ::new (static_cast<void*>(at)) U(std::forward<Arguments>(arguments)...);
+  }
+  friend bool operator==(const Uninitialized&, const Uninitialized&) { return true; }
+};
+
+using Bytes = std::vector<std::uint8_t, Uninitialized<std::uint8_t>>;
 using ByteSpan = std::span<const std::uint8_t>;
 
 inline void put_varint(Bytes& out, std::uint64_t value) {
@@ -22,7 +44,10 @@ inline void put_varint(Bytes& out, std::uint64_t value) {
 }
 
 inline void put_bytes(Bytes& out, ByteSpan bytes) {
-  out.insert(out.end(), bytes.begin(), bytes.end());
+  if (bytes.empty()) return;
+  const std::size_t at = out.size();
+  out.resize(at + bytes.size());
+  std::memcpy(out.data() + at, bytes.data(), bytes.size());
 }
 
 inline void put_u32(Bytes& out, std::uint32_t value) {

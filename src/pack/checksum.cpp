@@ -4,6 +4,7 @@
 #include <array>
 
 #include "bytes.hpp"
+#include "kernels/unpack.hpp"
 
 namespace moptcore::inline v0::pack {
 namespace {
@@ -27,12 +28,10 @@ constexpr auto kTables = [] {
   return tables;
 }();
 
-}  // namespace
-
-std::uint32_t crc32(std::span<const std::uint8_t> bytes, std::uint32_t crc) noexcept {
+// In the middle of a run: not inverted.
+std::uint32_t divide(ByteSpan bytes, std::uint32_t crc) noexcept {
   const std::uint8_t* at = bytes.data();
   std::size_t left = bytes.size();
-  crc = ~crc;
   for (; left >= kSlices; left -= kSlices, at += kSlices) {
     std::uint32_t next = 0;
     const std::uint32_t words[4] = {load_u32(at) ^ crc, load_u32(at + 4), load_u32(at + 8),
@@ -45,7 +44,23 @@ std::uint32_t crc32(std::span<const std::uint8_t> bytes, std::uint32_t crc) noex
     crc = next;
   }
   for (; left > 0; --left, ++at) crc = (crc >> 8) ^ kTables[0][(crc ^ *at) & 255u];
-  return ~crc;
+  return crc;
+}
+
+}  // namespace
+
+std::uint32_t crc32(std::span<const std::uint8_t> bytes, std::uint32_t crc) noexcept {
+  constexpr std::size_t kFolded = 64;
+  crc = ~crc;
+  if (bytes.size() >= 2 * kFolded) {
+    const std::size_t most = bytes.size() / kFolded * kFolded;
+    std::array<std::uint8_t, 16> folded;
+    if (kernels::crc32_fold(bytes.data(), static_cast<std::int64_t>(most), crc, folded.data())) {
+      crc = divide(folded, 0);
+      bytes = bytes.subspan(most);
+    }
+  }
+  return ~divide(bytes, crc);
 }
 
 }  // namespace moptcore::inline v0::pack

@@ -182,7 +182,7 @@ Bytes prefix(DType dtype, const Shape& shape, int layout_and_values) {
 
 void finish(Bytes& out, std::int64_t dense) {
   const auto least = static_cast<std::size_t>((dense - 1) / kMostExpansion + 1);
-  if (dense > 0 && out.size() + 4 < least) out.resize(least - 4);
+  if (dense > 0 && out.size() + 4 < least) out.resize(least - 4, 0);
   put_checksum(out);
 }
 
@@ -289,8 +289,10 @@ class Planner {
   [[nodiscard]] bool wanted(Values values) const {
     if (!encoding_.any_values) return values == encoding_.values;
     switch (values) {
-      // Symbols say the same in an eighth of the bytes; only what is tiny pays for no table at all.
-      case Values::raw: return source_.n <= kTiny || (!source_.codebook && !source_.grid);
+      // Symbols say the same in fewer bytes; only what is tiny pays for no table at all, and bytes
+      // are symbols themselves.
+      case Values::raw:
+        return source_.n <= kTiny || source_.width() == 1 || (!source_.codebook && !source_.grid);
       case Values::codebook: return source_.codebook.has_value();
       default: return source_.grid.has_value();
     }
@@ -298,10 +300,10 @@ class Planner {
 
   void consider(Candidate&& candidate, Layout layout) {
     if (signs_) candidate.add(signs_);
-    // A mask says in one symbol where eight elements are: of two that are as small, it is decoded
-    // in less time.
-    const std::size_t cost =
-        candidate.size + (layout == Layout::bitmap ? 0 : candidate.size / 1024);
+    // A mask says in one symbol where eight elements are: with many zeros it is decoded in a third
+    // of the time.
+    const bool slow = sparse_ && layout != Layout::bitmap;
+    const std::size_t cost = candidate.size + (slow ? candidate.size / 256 : 0);
     if (best_ && cost >= best_cost_) return;
     best_cost_ = cost;
     best_ = std::move(candidate);
@@ -325,6 +327,7 @@ class Planner {
     const std::int64_t n = source_.n;
     const std::int64_t zeros = n - count_nonzero(source_.words(values));
     const bool tiny = n <= kTiny;
+    sparse_ = zeros * 2 >= n;
     // With many zeros among elements the other layouts say all that repeats, and much sooner.
     if (values != Values::raw || tiny || zeros * 4 < n) consider(dense(values), Layout::dense);
     // Fewer zeros than these never pay for saying where they are.
@@ -489,6 +492,7 @@ class Planner {
   std::shared_ptr<const Planned> signs_;
   std::optional<Candidate> best_;
   std::size_t best_cost_ = 0;
+  bool sparse_ = false;
   // Of the kind of values at hand.
   std::shared_ptr<const Planned> mask_;
   std::shared_ptr<const Planned> nonzero_symbols_;
@@ -536,10 +540,13 @@ void put_signs(ByteSpan signs, std::uint8_t* data, std::int64_t n, int width) {
   visit_width(width, [&]<class Word>(Word) {
     auto* words = reinterpret_cast<Word*>(data);
     std::size_t zero = 0;
+    // Without branches, which would be wrong as often as zeros are anywhere. The byte behind the
+    // last sign is read as well.
     for (std::int64_t i = 0; i < n; ++i) {
-      if (words[i] != 0) continue;
-      if ((signs[zero / 8] >> (zero % 8) & 1u) != 0) words[i] = kSignBit<Word>;
-      ++zero;
+      const Word is_zero = words[i] == 0 ? 1 : 0;
+      const auto sign = static_cast<Word>(signs[zero / 8] >> (zero % 8) & is_zero);
+      words[i] = static_cast<Word>(words[i] | sign << (8 * sizeof(Word) - 1));
+      zero += is_zero;
     }
   });
 }
@@ -809,9 +816,10 @@ std::string read_elements(Cursor& cursor, const Header& header, std::vector<Stre
   if (header.is_signed) {
     const std::int64_t zeros = count_words(out, n, width, false);
     check<FormatError>(zeros > 0, kDecode, "zeros with signs must be there, zeros", zeros);
-    Bytes signs(static_cast<std::size_t>((zeros + 7) / 8));
-    streams.take(signs, 8, "signs");
-    check_mask(signs, zeros);
+    Bytes signs(static_cast<std::size_t>((zeros + 7) / 8) + 1, 0);
+    const std::span<std::uint8_t> taken(signs.data(), signs.size() - 1);
+    streams.take(taken, 8, "signs");
+    check_mask(taken, zeros);
     put_signs(signs, out, n, width);
     text += "+signs";
   }
@@ -964,13 +972,13 @@ std::vector<std::uint8_t> encode(const AnyView& tensor, const Encoding& encoding
     // What putting them down as they are takes: modes, coder, length, checksum.
     const Bytes length = varint_of(static_cast<std::uint64_t>(dense));
     if (best.size() <= plain.size() + 2 + length.size() + static_cast<std::size_t>(dense) + 4) {
-      return best;
+      return {best.begin(), best.end()};
     }
     put_planned(
         plain, plan_elements({source.data, static_cast<std::size_t>(dense)}, 1, false, Coder::raw));
   }
   finish(plain, dense);
-  return plain;
+  return {plain.begin(), plain.end()};
 }
 
 Description describe_header(std::span<const std::uint8_t> bytes) {

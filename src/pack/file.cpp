@@ -2,6 +2,7 @@
 #include <moptcore/pack/file.hpp>
 
 #include <moptcore/core/copy.hpp>
+#include <moptcore/core/parallel.hpp>
 #include <moptcore/core/pool.hpp>
 
 #include <fcntl.h>
@@ -14,6 +15,7 @@
 #include <cerrno>
 #include <charconv>
 #include <cstdio>
+#include <exception>
 #include <map>
 #include <numeric>
 #include <optional>
@@ -95,9 +97,9 @@ struct Packed {
   const Named* source = nullptr;
   PoolBuffer copy;
   ByteSpan dense;
-  std::uint32_t sum = 0;  // of the dense bytes
-  Bytes encoded;          // empty: stays as it is
-  Bytes bundled;          // empty: too large, or asked to stay as it is
+  std::uint32_t sum = 0;              // of the dense bytes
+  std::vector<std::uint8_t> encoded;  // empty: stays as it is
+  std::vector<std::uint8_t> bundled;  // empty: too large, or asked to stay as it is
 };
 
 Packed pack_one(const Named& named) {
@@ -118,11 +120,52 @@ Packed pack_one(const Named& named) {
                      encoding.layout == Layout::dense && encoding.values == Values::raw &&
                      encoding.coder == Coder::raw;
   if (as_is) return packed;
-  Bytes encoded = encode(AnyView(data, tensor.dtype(), tensor.shape()), encoding);
+  std::vector<std::uint8_t> encoded =
+      encode(AnyView(data, tensor.dtype(), tensor.shape()), encoding);
   if (encoded.size() <= kMostBundled) packed.bundled = encoded;
   // What the longer name adds to the header is paid for by its bytes.
   if (encoded.size() + kSuffix.size() + 8 < packed.dense.size()) {
     packed.encoded = std::move(encoded);
+  }
+  return packed;
+}
+
+Packed pack_named(const Named& named) {
+  try {
+    return pack_one(named);
+  } catch (const DTypeError& error) {
+    throw DTypeError(std::string(error.what()) + " (tensor '" + named.name + "')");
+  } catch (const Error& error) {
+    throw Error(std::string(error.what()) + " (tensor '" + named.name + "')");
+  }
+}
+
+// Large tensors one after the other, each on all threads; the others one to a thread. The error is
+// that of the first tensor that has one, whichever was packed first.
+std::vector<Packed> pack_all(std::span<const Named> tensors) {
+  constexpr std::int64_t kLarge = std::int64_t{1} << 20;
+  std::vector<Packed> packed(tensors.size());
+  std::vector<std::exception_ptr> errors(tensors.size());
+  const auto pack = [&](std::size_t i) {
+    try {
+      packed[i] = pack_named(tensors[i]);
+    } catch (...) {
+      errors[i] = std::current_exception();
+    }
+  };
+  std::vector<std::size_t> small;
+  for (std::size_t i = 0; i < tensors.size(); ++i) {
+    if (tensors[i].tensor.size() < kLarge) small.push_back(i);
+    else pack(i);
+  }
+  std::sort(small.begin(), small.end(), [&](std::size_t a, std::size_t b) {
+    return tensors[a].tensor.size() > tensors[b].tensor.size();
+  });
+  parallel_for(static_cast<std::int64_t>(small.size()), 1, [&](std::int64_t first, std::int64_t) {
+    pack(small[static_cast<std::size_t>(first)]);
+  });
+  for (const std::exception_ptr& error : errors) {
+    if (error) std::rethrow_exception(error);
   }
   return packed;
 }
@@ -254,16 +297,7 @@ std::int64_t save(const std::string& path, std::span<const Named> tensors,
     check(is_utf8(key) && is_utf8(value), kSave, "metadata must be UTF-8");
     check(key != kKey, kSave, "the metadata key 'moptcore.pack' must be left to moptcore");
   }
-  std::vector<Packed> packed;
-  for (const Named& named : tensors) {
-    try {
-      packed.push_back(pack_one(named));
-    } catch (const DTypeError& error) {
-      throw DTypeError(std::string(error.what()) + " (tensor '" + named.name + "')");
-    } catch (const Error& error) {
-      throw Error(std::string(error.what()) + " (tensor '" + named.name + "')");
-    }
-  }
+  const std::vector<Packed> packed = pack_all(tensors);
   Plan best = plan_of(packed, metadata, Manner::packed);
   // Only this library reads a bundle: it must be worth that.
   Plan bundled = plan_of(packed, metadata, Manner::bundled);

@@ -7,8 +7,10 @@
 #include <atomic>
 #include <bit>
 #include <cmath>
+#include <cstdlib>
 #include <cstring>
 #include <limits>
+#include <numeric>
 #include <type_traits>
 
 #include "stream.hpp"
@@ -81,6 +83,8 @@ int integer_of(T value, double scale) {
 // Half the distance to the next number of T, so that scale * q rounds to value between them.
 template <class T>
 double half_step(double value) {
+  const std::uint64_t exponent = std::bit_cast<std::uint64_t>(value) >> 52 & 2047u;
+  if (exponent > kPrecision<T>) return std::bit_cast<double>((exponent - kPrecision<T>) << 52);
   return std::ldexp(1.0, std::ilogb(value) - kPrecision<T>);
 }
 
@@ -129,9 +133,20 @@ std::optional<ScaleOf<T>> scale_near(const Group<T>& group, double guess, double
   return std::nullopt;
 }
 
-// Tries each integer for the largest value: the scale with the smallest integers.
+// Whether no smaller integers are in the same ratios.
 template <class T>
-std::optional<ScaleOf<T>> scale_of(const Group<T>& group, int largest) {
+bool coprime(const Group<T>& group, double scale) {
+  int divisor = 0;
+  return !group.all([&](T value) {
+    divisor = std::gcd(divisor, integer_of(value, scale));
+    return divisor != 1;
+  });
+}
+
+// Tries each integer for the largest value: the scale with the smallest integers. The integer
+// `hint` is tried first, if it is not 0: groups of one tensor tend to have the same.
+template <class T>
+std::optional<ScaleOf<T>> scale_of(const Group<T>& group, int largest, int hint) {
   using S = ScaleOf<T>;
   double top = 0.0;
   double least = std::numeric_limits<double>::infinity();
@@ -148,11 +163,19 @@ std::optional<ScaleOf<T>> scale_of(const Group<T>& group, int largest) {
   // The largest value is itself rounded: with few bits that can move the others to other integers.
   constexpr int kGuesses = kPrecision<T> > 11 ? 0 : 4;
   const double half_top = half_step<T>(top);
-  for (int q_top = 1; q_top <= largest; ++q_top) {
+  const auto with_top = [&](int q_top) -> std::optional<S> {
     for (int offset = -kGuesses; offset <= kGuesses; ++offset) {
       const double guess = (top + half_top * offset / std::max(kGuesses, 1)) / q_top;
       if (const auto scale = scale_near(group, guess, least, largest)) return scale;
     }
+    return std::nullopt;
+  };
+  if (hint != 0) {
+    const auto scale = with_top(hint);
+    if (scale && coprime(group, static_cast<double>(*scale))) return scale;
+  }
+  for (int q_top = 1; q_top <= largest; ++q_top) {
+    if (const auto scale = with_top(q_top)) return scale;
   }
   return std::nullopt;
 }
@@ -166,16 +189,21 @@ std::optional<Grid> try_grid(const T* elements, std::int64_t n, std::int64_t cou
   const int largest = std::min(kLargest, (1 << bits) - 1);
   // The first scale tells nearly always whether there are any.
   std::atomic<bool> all{true};
+  int hint = 0;
   const auto find_scales = [&](std::int64_t first, std::int64_t last) {
     for (std::int64_t g = first; g < last && all.load(std::memory_order_relaxed); ++g) {
       const Group<T> group{elements + g * inner, outer, count * inner, inner};
-      const auto scale = scale_of(group, largest);
+      const auto scale = scale_of(group, largest, hint);
       if (!scale) all.store(false, std::memory_order_relaxed);
       else scales[static_cast<std::size_t>(g)] = *scale;
     }
   };
   find_scales(0, 1);
   if (!all) return std::nullopt;
+  Group<T>{elements, outer, count * inner, inner}.all([&](T value) {
+    hint = std::max(hint, std::abs(integer_of(value, static_cast<double>(scales[0]))));
+    return true;
+  });
   parallel_for(count - 1, std::max<std::int64_t>(kGrain * count / n, 1),
                [&](std::int64_t first, std::int64_t last) { find_scales(first + 1, last + 1); });
   if (!all) return std::nullopt;

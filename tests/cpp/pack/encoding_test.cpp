@@ -40,6 +40,30 @@ TEST_CASE("crc32 has the check value of its catalogue entry", "[pack]") {
         crc32(text(long_text.substr(333)), crc32(text(long_text.substr(0, 333)))));
 }
 
+TEST_CASE("crc32 is the division of polynomials at every length and target", "[pack]") {
+  std::string bytes(1000, '\0');
+  for (std::size_t i = 0; i < bytes.size(); ++i) {
+    bytes[i] = static_cast<char>(static_cast<std::uint32_t>(i) * 2654435761u >> 19);
+  }
+  for (const std::string& isa : available_isas()) {
+    set_max_isa(isa);
+    std::uint32_t division = 0xFFFFFFFFu;
+    bool right = true;
+    for (std::size_t n = 0; n < bytes.size(); ++n) {
+      right = right && crc32(text(bytes).first(n)) == ~division &&
+              crc32(text(bytes).subspan(n / 3, n - n / 3), crc32(text(bytes).first(n / 3))) ==
+                  ~division;
+      division ^= static_cast<unsigned char>(bytes[n]);
+      for (int bit = 0; bit < 8; ++bit) {
+        division = (division >> 1) ^ ((division & 1u) != 0 ? 0xEDB88320u : 0u);
+      }
+    }
+    CAPTURE(isa);
+    CHECK(right);
+  }
+  set_max_isa("");
+}
+
 TEST_CASE("Every encoding gives back the bits it was given", "[pack]") {
   const std::int64_t n = GENERATE(values<std::int64_t>({1, 7, 8, 9, 64, 4000, 300'000}));
   const std::string encoding =
