@@ -18,6 +18,8 @@ class Points {
     return static_cast<std::int64_t>(values_.size());
   }
   [[nodiscard]] double value(std::int64_t i) const noexcept { return values_[i]; }
+  /// The same in the units of cost().
+  [[nodiscard]] double scaled_value(std::int64_t i) const noexcept { return values_[i] * scale_; }
   [[nodiscard]] std::int64_t total() const noexcept { return total_; }
 
   /// Occurrences of values [0, i).

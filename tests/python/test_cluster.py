@@ -71,6 +71,20 @@ def test_no_iteration_of_a_peer_finds_less() -> None:
         assert error(weights, cluster.kmeans(weights, k)) <= peer.inertia_ * (1 + 1e-12)
 
 
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+def test_clumps_much_narrower_than_their_distances_are_cut_exactly(dtype: type) -> None:
+    # 16 clumps of 32 neighbours at distance d: 4 runs of 8 each, of 42 d^2 each, are the optimum.
+    d = 2.0**-30 if dtype is np.float64 else 2.0**-17
+    values = (np.arange(16)[:, None] + d * np.arange(32)).astype(dtype)
+    shuffled = np.random.default_rng(0).permutation(values.ravel())
+    book = cluster.kmeans(shuffled, 64, exact=True)
+    # Differences of neighbours and their squares are exact in double.
+    squares = np.square(book.lookup().astype(np.float64) - shuffled)
+    assert book.k == 64
+    rounding = 0 if dtype is np.float64 else 1e-6
+    np.testing.assert_allclose(squares.sum(), 64 * 42 * d * d, rtol=rounding)
+
+
 @pytest.mark.parametrize("init", INITS)
 def test_no_start_of_lloyd_finds_less_than_the_optimum(init: str) -> None:
     weights = np.random.default_rng(2).normal(size=5000).astype(np.float32)
