@@ -330,7 +330,7 @@ def test_state_deepcopy_pickle_and_strip() -> None:
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_onnx_runtime_agrees_up_to_a_level(name: str, tmp_path: Any) -> None:
+def test_onnx_runtime_gives_the_same_bits_but_for_single_levels(name: str, tmp_path: Any) -> None:
     ort = pytest.importorskip("onnxruntime")
     torch.manual_seed(0)
     model, shape = networks()[name]
@@ -344,14 +344,12 @@ def test_onnx_runtime_agrees_up_to_a_level(name: str, tmp_path: Any) -> None:
     with torch.no_grad():
         ours = qmodel(x).numpy()
     feed = session.get_inputs()[0].name
-    rows = x if session.get_inputs()[0].shape[0] not in (1,) else x[:1]
-    theirs = session.run(None, {feed: rows.numpy()})[0]
-    ours = ours[: len(theirs)]
-    assert (ours.argmax(1) == theirs.argmax(1)).mean() >= 0.98
-    # A level of an inner activation that rounds the other way moves the logits by so little.
-    spread = np.abs(ours).max()
-    assert np.abs(ours - theirs).max() <= 0.05 * spread
-    assert np.abs(ours - theirs).mean() <= 0.005 * spread
+    theirs = session.run(None, {feed: x.numpy()})[0]
+    assert np.array_equal(ours.argmax(1), theirs.argmax(1))
+    # Its integer kernels have these very sums. What they requantize in one multiplication, we
+    # multiply and divide: a value of an inner tensor may land one level away, in few samples.
+    assert (ours == theirs).all(1).mean() >= 0.9
+    assert np.abs(ours - theirs).max() <= 0.05 * np.abs(ours).max()
 
 
 def test_masks_and_codebooks_compose() -> None:
