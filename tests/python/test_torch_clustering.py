@@ -586,3 +586,28 @@ def test_a_clusterer_of_a_model_that_changed_leaves_other_models_alone() -> None
     assert distinct(changed[0].weight) <= 4
     with pytest.raises(moptcore.Error, match=r"1.weight must be a parameter of shape \(4, 8\)"):
         stale.step()
+
+
+@pytest.mark.parametrize("options", [{}, {"gradient": "sum"}, {"update": "straight_through"}])
+@pytest.mark.parametrize("order", ["pruner first", "clusterer first"])
+def test_values_that_lose_their_weights_to_a_mask_are_placed_again(
+    options: dict[str, Any], order: str
+) -> None:
+    model = Net()
+    clusterer = mct.Clusterer(model, 8, **options)
+    shares = {1: 0.2, 3: 0.7, 6: 0.9}
+    pruner = mct.Pruner(model, lambda step: shares[max(s for s in shares if s <= step)])
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    parts = [pruner, clusterer] if order == "pruner first" else [clusterer, pruner]
+    for step in range(1, 8):
+        train_step(model, optimizer, step)
+        for part in parts:
+            part.step()
+        for name in WEIGHTS:
+            weight = model.get_parameter(name)
+            kept = int(pruner.masks[name].sum())
+            # A mask that comes behind the clusterer finds weights without differences.
+            if order == "pruner first" or step not in shares:
+                assert distinct(weight) == min(8, kept + 1), name
+            assert distinct(weight) <= 8
+            assert bool((weight[~pruner.masks[name]] == 0).all())

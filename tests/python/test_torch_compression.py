@@ -357,3 +357,14 @@ def test_a_state_without_masks_or_zeros_loads_again(tmp_path: Path) -> None:
     mct.load_packed(tmp_path / "latent.safetensors", prepared)
     for key, value in prepared.state_dict().items():
         assert torch.equal(value, before[key]), key
+
+
+def test_parts_are_of_one_model() -> None:
+    first, other = Net(), Net()
+    schedule = ConstantSparsity(0.5, begin_step=1)
+    with pytest.raises(moptcore.Error, match=r"parts must be of one model .* got 2 unrelated ones"):
+        mct.Compression(mct.Pruner(first, schedule), mct.Clusterer(other, 4))
+    mct.Compression(mct.Pruner(first, schedule), mct.Clusterer(first.hidden, 4))
+    # The whole joins what has nothing in common by itself.
+    parts = [mct.Clusterer(first.hidden, 4), mct.Clusterer(first.head, 4)]
+    mct.Compression(*parts, mct.Pruner(first, schedule))

@@ -253,3 +253,21 @@ def test_what_is_no_tensor_is_named(tmp_path: Path) -> None:
     with pytest.raises(moptcore.Error, match="must leave the key"):
         mct.save_packed({}, path, metadata={"moptcore.tied": "{}"})
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.complex64])
+def test_a_dtype_without_a_form_is_named_with_its_tensor(tmp_path, dtype):
+    state = {"fc.weight": torch.zeros(3, dtype=dtype)}
+    with pytest.raises(moptcore.DTypeError, match=rf"got {dtype} of 'fc.weight'"):
+        mct.save_packed(state, tmp_path / "x.safetensors")
+
+
+def test_names_and_models_that_are_none_are_refused(tmp_path):
+    path = tmp_path / "x.safetensors"
+    for name in ("\ud800", 3):
+        with pytest.raises(moptcore.Error, match="names must be texts"):
+            mct.save_packed({name: torch.zeros(3)}, path)
+    assert not path.exists()
+    mct.save_packed({"a": torch.zeros(3)}, path)
+    with pytest.raises(moptcore.DTypeError, match="model must be a Module or None, got int"):
+        mct.load_packed(path, 3)

@@ -1264,3 +1264,39 @@ def test_clusters_and_pruners_know_the_zeros() -> None:
     mct.cluster(module, 4)
     assert bool((module.weight[mask == 0] == 0).all())
     assert module.weight.unique().numel() <= 4
+
+
+def test_a_mask_that_is_taken_away_is_named():
+    module = ours.l1_unstructured(nn.Linear(4, 4), "weight", 0.5)
+    module.weight_mask = None
+    with pytest.raises(TypeError, match=r"weight_mask must be a Tensor \(remove\(module, 'weight'"):
+        module(torch.ones(1, 4))
+
+
+def test_another_name_of_a_parameter_is_not_pruned_by_itself():
+    module = ours.l1_unstructured(nn.Linear(4, 4), "weight", 0.5)
+    before = module.weight.detach().clone()
+    with pytest.raises(moptcore.Error, match="weight_orig must be a parameter's own name"):
+        ours.l1_unstructured(module, "weight_orig", 0.5)
+    assert torch.equal(module.weight, before)
+    # In torch it is a parameter, and so it is in torch's layout.
+    theirs = ours.l1_unstructured(nn.Linear(4, 4), "weight", 0.5, compat="torch")
+    ours.l1_unstructured(theirs, "weight_orig", 0.5, compat="torch")
+    assert hasattr(theirs, "weight_orig_orig")
+
+
+@pytest.mark.parametrize("compat", [None, "torch"])
+def test_strip_takes_hooks_and_masks_out(compat):
+    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
+    keys, attributes = list(model.state_dict()), set(vars(model[0]))
+    for name in ("weight", "bias"):
+        ours.l1_unstructured(model[0], name, 0.5, compat=compat)
+    ours.random_unstructured(model[0], "weight", 0.5, compat=compat)
+    expected = model[0].weight.detach().clone()
+    plain = moptcore.torch.strip(model)
+    assert plain is model
+    assert not ours.is_pruned(model)
+    assert set(vars(model[0])) == attributes
+    assert sorted(model.state_dict()) == sorted(keys)
+    assert not model[0]._state_dict_hooks
+    assert torch.equal(model[0].weight, expected)

@@ -731,3 +731,25 @@ def test_data_of_scores_is_read_as_batches_of_which_there_is_one():
         pruner = moptcore.torch.Pruner(nn.Linear(8, 8), schedule, scores="wanda", data=empty)
         with pytest.raises(moptcore.Error, match="data must hold at least one batch"):
             pruner.step()
+
+
+@pytest.mark.parametrize(
+    ("schedule", "first"),
+    [
+        (ConstantSparsity(0.75, begin_step=0), 0.75),
+        (PolynomialDecay(0.25, 0.75, 0, 200), 0.25),
+        (PolynomialDecay(0.25, 0.75, 0, 2, power=1, frequency=1), 0.5),  # step 1 is due itself
+    ],
+)
+def test_what_is_due_at_step_0_is_done_in_the_first_call(schedule, first):
+    model = nn.Linear(8, 8)
+    pruner = moptcore.torch.Pruner(model, schedule)
+    assert pruner.step()
+    assert pruner.sparsity.total == first
+    assert int(pruner.state_dict()["prune/step"]) == 1
+
+
+def test_the_summary_tells_of_step_0():
+    pruner = moptcore.torch.Pruner(nn.Linear(8, 8), ConstantSparsity(0.75, 0, 300))
+    assert "0         0.7500" in pruner.summary()
+    assert "4 updates planned" in pruner.summary()

@@ -292,3 +292,17 @@ def test_fingerprints_follow_every_bit():
     assert first != mct.fingerprint(model)
     with pytest.raises(mc.DTypeError, match="model must be a Module, got str"):
         mct.fingerprint("model")
+
+
+def test_scalars_and_adaptors_that_are_none_are_named():
+    scalar = torch.tensor(1.0)
+    for loss in (mct.DistLoss(), mct.CosineLoss(), mct.SimilarityLoss(), mct.RelationalLoss()):
+        with pytest.raises(mc.Error, match="student must have 1 or more axes, got a scalar"):
+            loss(scalar, scalar)
+    with pytest.raises(mc.Error, match="student_logits must have 1 or more axes"):
+        mct.DistillationLoss()(scalar, scalar)
+    for kind in (mct.HintLoss, mct.FeatureDistillationLoss):
+        with pytest.raises(TypeError, match="adaptor must be a Module or None, got int"):
+            kind(adaptor=3)
+    # A function without parameters is an adaptor too.
+    assert mct.HintLoss(torch.neg)(torch.ones(2, 3), -torch.ones(2, 3)) == 0

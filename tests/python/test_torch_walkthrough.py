@@ -482,19 +482,56 @@ def test_memory_usage_sees_what_is_allocated() -> None:
 
 def test_a_data_loader_for_every_machine() -> None:
     data = images(40, 0)
-    loader = mct.data_loader(data, batch_size=16, workers=0)
+    loader = mct.data_loader(data, batch_size=16, num_workers=0)
     assert [len(y) for _, y in loader] == [16, 16, 8]
     assert loader.pin_memory == torch.cuda.is_available()
-    loader = mct.data_loader(data, batch_size=16, workers=2, prefetch=3, shuffle=True)
+    loader = mct.data_loader(data, batch_size=16, num_workers=2, prefetch=3, shuffle=True)
     assert (loader.num_workers, loader.prefetch_factor, loader.persistent_workers) == (2, 3, True)
-    with pytest.raises(Error, match="workers must be an integer >= 0 or None, got -1"):
-        mct.data_loader(data, workers=-1)
+    with pytest.raises(Error, match="num_workers must be an integer >= 0 or None, got -1"):
+        mct.data_loader(data, num_workers=-1)
     with pytest.raises(DTypeError, match="dataset must be a Dataset, got int"):
         mct.data_loader(3)  # type: ignore[arg-type]
 
 
 def test_workers_give_the_same_batches() -> None:
     data = images(40, 0)
-    alone = [x for x, _ in mct.data_loader(data, batch_size=16, workers=0)]
-    with_workers = [x for x, _ in mct.data_loader(data, batch_size=16, workers=2)]
+    alone = [x for x, _ in mct.data_loader(data, batch_size=16, num_workers=0)]
+    with_workers = [x for x, _ in mct.data_loader(data, batch_size=16, num_workers=2)]
     assert all(torch.equal(a, b) for a, b in zip(alone, with_workers, strict=True))
+
+
+def test_several_teachers_teach_as_their_loss_says() -> None:
+    torch.manual_seed(0)
+    x, y = torch.randn(16, 6), torch.randint(0, 4, (16,))
+    teachers = [nn.Linear(6, 4).train(), nn.Linear(6, 4)]
+    loss = mct.DistillationLoss(teacher_weights=[1, 3])
+    student = nn.Linear(6, 4)
+    expected = loss(student(x), [each(x) for each in teachers], y).item()
+    found = mct.distill(student, teachers, [(x, y)], loss=loss)
+    # The mean of one batch, computed once in float32 and once as a float.
+    assert found[0] == pytest.approx(expected, rel=1e-6)
+    assert teachers[0].training
+    assert mct.distill(student, teachers, [(x, y)])[0] > 0
+    for wrong, error in (
+        [[], Error],
+        [[3], DTypeError],
+        [[student], Error],
+        [[teachers], DTypeError],
+    ):
+        with pytest.raises(error, match=r"\[torch.distill\] teacher must"):
+            mct.distill(student, wrong, [(x, y)])
+
+
+def test_weights_of_teachers_that_are_not_there_are_refused() -> None:
+    a = torch.randn(4, 3)
+    with pytest.raises(Error, match="must be a list of 2 tensors, one for each of teacher_weights"):
+        mct.DistillationLoss(teacher_weights=[1, 2])(a, a)
+    with pytest.raises(Error, match="one for each of teacher_weights, got 3"):
+        mct.DistillationLoss(teacher_weights=[1, 2])(a, [a, a, a])
+    one = mct.DistillationLoss(teacher_weights=[2])(a, a)
+    assert torch.equal(one, mct.DistillationLoss()(a, a))
+
+
+def test_a_data_loader_takes_the_word_of_torch() -> None:
+    loader = mct.data_loader(images(8, 0), num_workers=0, prefetch=1)
+    assert loader.num_workers == 0

@@ -435,3 +435,15 @@ def test_calibration_is_a_tensor_or_batches_of_which_there_is_one() -> None:
         ):
             with pytest.raises(TypeError, match="must be a tensor or an iterable of batches"):
                 change()
+
+
+def test_dynamic_layers_do_not_export_and_say_what_does(tmp_path: Any) -> None:
+    pytest.importorskip("onnx")
+    model, x = nn.Sequential(nn.Linear(6, 4)).eval(), torch.randn(2, 6)
+    small = mct.quantize_weights(model, "int8_dynamic")
+    path = tmp_path / "model.onnx"
+    with pytest.raises(moptcore.UnsupportedError, match=r"strip\(\) first, or .*got 0$"):
+        mct.export_onnx(small, x, path)
+    assert not path.exists()
+    mct.export_onnx(mct.strip(small), x, path)
+    assert path.exists()

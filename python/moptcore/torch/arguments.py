@@ -11,6 +11,8 @@ import torch
 from moptcore import DTypeError, Error
 
 __all__ = [
+    "axes",
+    "check_adaptor",
     "dimensions",
     "is_plain",
     "number",
@@ -26,6 +28,20 @@ def tensor(where: str, name: str, value: Any) -> torch.Tensor:
     if not isinstance(value, torch.Tensor):
         raise DTypeError(f"[{where}] {name} must be a Tensor, got {type(value).__name__}")
     return value
+
+
+def axes(where: str, name: str, value: torch.Tensor, least: int = 1) -> None:
+    """Raises Error unless `value` has as many axes."""
+    if value.dim() < least:
+        raise Error(f"[{where}] {name} must have {least} or more axes, got a scalar")
+
+
+def check_adaptor(where: str, adaptor: Any) -> None:
+    """Raises DTypeError unless `adaptor` can be called."""
+    if adaptor is not None and not callable(adaptor):
+        raise DTypeError(
+            f"[{where}] adaptor must be a Module or None, got {type(adaptor).__name__}"
+        )
 
 
 def same_device(where: str, name: str, value: torch.Tensor, first: str, on: torch.Tensor) -> None:

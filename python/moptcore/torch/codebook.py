@@ -55,6 +55,7 @@ class Book:
         self.zero: torch.Tensor | None = None  # [groups], the entry that is 0 for good
         self.kept: torch.Tensor | None = None  # flat bool
         self.latent: torch.Tensor | None = None  # flat
+        self.is_part = False  # of a codebook that others have too
 
     # The tensors here are replaced and never written to: `take` and copies share them.
 
@@ -108,9 +109,19 @@ class Book:
                 latent = latent.masked_fill(~kept, 0.0)
         previous, self.kept, self.latent, self.centroids = self.indices, kept, latent, centroids
 
-        if kept is not None and masks_changed and self._lacks_zero():
-            # One of the k values has to become 0 now.
-            source = self._looked_up(keys, centroids.dtype) if latent is None else latent
+        lacks = kept is not None and masks_changed and self._lacks_zero()
+        # Weights that a mask took from clustered ones differ only after they have moved on. Groups
+        # are not all touched then for the sake of one.
+        again = masks_changed or not self._grouped
+        if kept is not None and (lacks or (again and self._wastes(keys, kept))):
+            # One of the k values has to become 0 now, or some have lost all their weights.
+            source = latent
+            if source is None:
+                # What the weights differ by from each other, around where their values are now.
+                same = self._looked_up(keys, centroids.dtype)
+                source = same + (values - self._mean_of(keys, values, members))
+                if returned is not None:
+                    source = torch.where(returned, values, source)
             self._cluster(source.masked_fill(~kept, 0.0), True, "optimal")
         elif latent is not None:
             self._sort()
@@ -142,6 +153,7 @@ class Book:
         part = self.empty_copy([self.shapes[index]])
         # It only holds on to the assignment: what trains is the whole.
         part.update, part.gradient = "centroids", "mean"
+        part.is_part = len(self.shapes) > 1
         part.centroids, part.zero = self.centroids, self.zero
         part.indices = self.indices[span]
         part.kept = None if self.kept is None else self.kept[span]
@@ -348,6 +360,25 @@ class Book:
         if self.zero is None:
             return not bool(self.kept.all())
         return bool((~self.kept & (self._by_group(self.zero) < 0)).any())
+
+    def _wastes(self, keys: torch.Tensor, kept: torch.Tensor) -> bool:
+        """Whether a value other than zero is that of no weight that is kept, and could be."""
+        if self.is_part or self.zero is None:
+            return False
+        size = self.centroids.numel()
+        counts = _sums(torch.where(kept, keys, size), None, size + 1)[:-1]
+        counts = counts.reshape(self.centroids.shape)
+        return bool(((counts > 0).sum(1) < counts.sum(1).clamp(max=self.k - 1)).any())
+
+    def _mean_of(
+        self, keys: torch.Tensor, values: torch.Tensor, members: torch.Tensor | None
+    ) -> torch.Tensor:
+        """For every element the mean of the members of its value."""
+        size = self.centroids.numel()
+        counted = keys if members is None else torch.where(members, keys, size)
+        total = _sums(counted, values, size + 1)
+        mean = total / _sums(counted, None, size + 1).clamp(min=1.0)
+        return mean.to(values.dtype)[keys]
 
     def _hold_zeros(self) -> None:
         if self.kept is None or self.zero is None:

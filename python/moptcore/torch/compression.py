@@ -28,7 +28,7 @@ class Compression:
         sense, in any order. Masks are renewed and applied first, then the codebooks take the
         update, then the grid: pruned weights are zero, clustered ones have at most k values, zero
         included, and those are integers of the exported file. With a module of prepare_qat the
-        others follow it.
+        others follow it. Otherwise they must be of the same module or of modules that share some.
     strict: raises CoverageError when a parameter selected for one of the parts is left out by it.
 
     Factorized modules and distillation need no step, and so no part.
@@ -58,6 +58,7 @@ class Compression:
             raise Error("[torch.Compression] parts must differ, got one of them twice")
         if self._quantized is not None:
             self.follow(self._quantized)
+        _check_related([part._model for part in self._trained()])
         if strict:
             require(self.coverage, "torch.Compression")
 
@@ -183,6 +184,21 @@ class Compression:
     def _restore(self) -> None:
         if self._quantized is not None:
             self._quantized.restore_zeros()  # type: ignore[operator]
+
+
+def _check_related(models: Sequence[torch.nn.Module]) -> None:
+    """Raises Error for models that have nothing in common, not even through others of them."""
+    groups: list[set[int]] = []
+    for model in models:
+        found = {id(each) for each in (*model.modules(), *model.parameters())}
+        joined = [group for group in groups if group & found]
+        groups = [group for group in groups if not group & found]
+        groups.append(found.union(*joined))
+    if len(groups) > 1:
+        raise Error(
+            "[torch.Compression] parts must be of one model (make them of the whole model and "
+            f"select with include where each is for other layers), got {len(groups)} unrelated ones"
+        )
 
 
 def _is_quantized(part: Any) -> bool:

@@ -10,7 +10,7 @@ import torch
 
 from moptcore import DTypeError, Error, _core
 from moptcore.torch import operators
-from moptcore.torch.arguments import number, same_device, tensor
+from moptcore.torch.arguments import check_adaptor, number, same_device, tensor
 from moptcore.torch.relations import core_loss
 
 __all__ = ["DistillationLoss", "FeatureDistillationLoss"]
@@ -27,7 +27,7 @@ class DistillationLoss(torch.nn.Module):
 
     standardize: z-scores of the logits in the teacher's term (Sun et al., "Logit standardization
         in knowledge distillation", arXiv:2403.01427).
-    teacher_weights: of several teachers, equal if None; divided by their sum.
+    teacher_weights: one for each of several teachers, equal if None; divided by their sum.
     each_teacher: True adds the losses against the teachers, by their weights; False takes the one
         against the average of their probabilities. Both have the same gradient by the student,
         unless standardized.
@@ -90,6 +90,21 @@ class DistillationLoss(torch.nn.Module):
         where = "torch.DistillationLoss"
         if isinstance(teacher_logits, list | tuple):
             return self._several(student_logits, teacher_logits, labels, mask)
+        if self.teacher_weights is not None and len(self.teacher_weights) != 1:
+            raise Error(
+                f"[{where}] teacher_logits must be a list of {len(self.teacher_weights)} tensors, "
+                f"one for each of teacher_weights, got {type(teacher_logits).__name__}"
+            )
+        return self._one(student_logits, teacher_logits, labels, mask)
+
+    def _one(
+        self,
+        student_logits: torch.Tensor,
+        teacher_logits: Any,
+        labels: torch.Tensor | None,
+        mask: torch.Tensor | None,
+    ) -> torch.Tensor:
+        where = "torch.DistillationLoss"
         teacher = tensor(where, "teacher_logits", teacher_logits)
         if mask is not None:
             return self._masked(student_logits, teacher, labels, mask)
@@ -139,7 +154,7 @@ class DistillationLoss(torch.nn.Module):
         if self.each_teacher:
             shares = [weight / sum(weights) for weight in weights]
             losses = [
-                share * self(student, each, labels, mask)
+                share * self._one(student, each, labels, mask)
                 for share, each in zip(shares, teachers, strict=True)
                 if share > 0
             ]
@@ -154,8 +169,7 @@ class DistillationLoss(torch.nn.Module):
             soft = [(x / self.temperature).log_softmax(self.axis) for x in given]
             terms = [x + share for x, share in zip(soft, shares_log, strict=True)]
             average = self.temperature * torch.logsumexp(torch.stack(terms), 0)
-        loss: torch.Tensor = self(student, average, labels, mask)
-        return loss
+        return self._one(student, average, labels, mask)
 
     def _masked(
         self,
@@ -264,6 +278,7 @@ class FeatureDistillationLoss(torch.nn.Module):
         where = "torch.FeatureDistillationLoss"
         self.feature_weight = number(where, "feature_weight", feature_weight, 0.0)
         self.output_weight = number(where, "output_weight", output_weight, 0.0)
+        check_adaptor(where, adaptor)
         self.adaptor = adaptor
         self.output_loss = DistillationLoss() if output_loss is None else output_loss
 

@@ -29,6 +29,7 @@ from moptcore.torch.capture import (
     observe_values,
 )
 from moptcore.torch.qat import ActivationQuantizer, QuantizedLayer, QuantizedModel, fold_norm
+from moptcore.torch.weights import DynamicLayer
 
 __all__ = ["export_onnx"]
 
@@ -60,7 +61,7 @@ def export_onnx(
     axis 0 can be free, and the outputs' axes that follow from it.
 
     The file appears whole or not at all. Raises UnsupportedError naming all operations that have
-    no ONNX form.
+    no ONNX form, or the layers of `quantize_weights(scheme="int8_dynamic")`.
     """
     if not isinstance(model, nn.Module):
         raise DTypeError(f"[{_WHERE}] model must be a torch.nn.Module, got {type(model).__name__}")
@@ -78,6 +79,12 @@ def export_onnx(
         raise Error(f"[{_WHERE}] path must be a file, got the directory {os.fspath(path)!r}")
     inputs = example_inputs(example, _WHERE)
     names = (input_names, output_names)
+    dynamic = [name for name, each in model.named_modules() if isinstance(each, DynamicLayer)]
+    if dynamic:
+        raise UnsupportedError(
+            f"[{_WHERE}] layers with dynamic activations do not export; strip() first, or "
+            f"prepare_qat or quantize_static for an int8 file, got {', '.join(dynamic)}"
+        )
     if isinstance(model, QuantizedModel):
         proto = _Writer(model, model.program, inputs, opset, dynamic_batch, names).model()
     else:

@@ -111,14 +111,14 @@ class CheckpointedSequential(torch.nn.Sequential):
 def data_loader(
     dataset: Dataset[Any],
     batch_size: int = 32,
-    workers: int | None = None,
+    num_workers: int | None = None,
     *,
     prefetch: int = 2,
     **options: Any,
 ) -> DataLoader[Any]:
-    """A DataLoader that holds at most `workers * prefetch` batches ahead.
+    """A DataLoader that holds at most `num_workers * prefetch` batches ahead.
 
-    workers: processes that stay alive between epochs; None: one less than there are cores, 4 at
+    num_workers: processes that stay alive between epochs; None: one less than there are cores, 4 at
         most; 0: none, batches are made where they are used.
     prefetch: batches that each worker makes ahead.
     options: the others of torch.utils.data.DataLoader (shuffle, drop_last, collate_fn ...).
@@ -132,12 +132,12 @@ def data_loader(
     for name, value, least in (("batch_size", batch_size, 1), ("prefetch", prefetch, 1)):
         if not isinstance(value, int) or value < least:
             raise Error(f"[{where}] {name} must be an integer >= {least}, got {value!r}")
-    if workers is None:
+    if num_workers is None:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
-        workers = min(max(cores - 1, 0), _MAX_WORKERS)
-    if not isinstance(workers, int) or workers < 0:
-        raise Error(f"[{where}] workers must be an integer >= 0 or None, got {workers!r}")
-    if workers:
+        num_workers = min(max(cores - 1, 0), _MAX_WORKERS)
+    if not isinstance(num_workers, int) or num_workers < 0:
+        raise Error(f"[{where}] num_workers must be an integer >= 0 or None, got {num_workers!r}")
+    if num_workers:
         options = {"persistent_workers": True, "prefetch_factor": prefetch, **options}
     options.setdefault("pin_memory", torch.cuda.is_available())
-    return DataLoader(dataset, batch_size=batch_size, num_workers=workers, **options)
+    return DataLoader(dataset, batch_size=batch_size, num_workers=num_workers, **options)

@@ -13,7 +13,7 @@ import torch
 
 from moptcore import DTypeError, UnsupportedError, _core
 from moptcore.torch import composite
-from moptcore.torch.arguments import is_plain, same_device, tensor
+from moptcore.torch.arguments import axes, is_plain, same_device, tensor
 
 __all__ = ["apply_mask", "check_logits", "distillation_loss", "magnitude_mask", "soft_target_loss"]
 
@@ -102,6 +102,7 @@ def check_logits(
 ) -> None:
     """Raises DTypeError for what is no tensor (labels: of integers), Error for two devices."""
     first = tensor(where, names[0], student)
+    axes(where, names[0], first)
     same_device(where, names[1], tensor(where, names[1], teacher), names[0], first)
     if labels is not None:
         same_device(where, "labels", tensor(where, "labels", labels), names[0], first)

@@ -17,6 +17,21 @@ __all__ = ["load_packed", "save_packed"]
 
 _TIED = "moptcore.tied"
 WHAT = ("deployed", "latent")
+_DTYPES = {
+    torch.float64,
+    torch.float32,
+    torch.float16,
+    torch.bfloat16,
+    torch.int64,
+    torch.int32,
+    torch.int16,
+    torch.int8,
+    torch.uint64,
+    torch.uint32,
+    torch.uint16,
+    torch.uint8,
+    torch.bool,
+}
 
 
 def save_packed(
@@ -53,6 +68,8 @@ def save_packed(
     first: dict[tuple[Any, ...], str] = {}
     tied: dict[str, str] = {}
     for name, tensor in state.items():
+        if not _is_text(name):
+            raise Error(f"[{where}] names must be texts that UTF-8 can hold, got {name!r}")
         if not isinstance(tensor, torch.Tensor):
             raise DTypeError(
                 f"[{where}] entries must be tensors, got {type(tensor).__name__} of {name!r}"
@@ -61,6 +78,11 @@ def save_packed(
             raise DTypeError(
                 f"[{where}] tensors must be strided and have memory, got {tensor.layout} on "
                 f"{tensor.device} of {name!r}"
+            )
+        if tensor.dtype not in _DTYPES:
+            raise DTypeError(
+                f"[{where}] tensors must be of a plain dtype (float64 to int8, uint8 or bool), got "
+                f"{tensor.dtype} of {name!r}"
             )
         key = (tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride(), tensor.device)
         if tensor.numel() and key in first:
@@ -85,6 +107,10 @@ def load_packed(
 
     Raises FormatError for other files, OSError, and what load_state_dict raises.
     """
+    if model is not None and not isinstance(model, torch.nn.Module):
+        raise DTypeError(
+            f"[torch.load_packed] model must be a Module or None, got {type(model).__name__}"
+        )
     state: dict[str, torch.Tensor] = pack.load(path, framework="torch")
     text = pack.read_metadata(path).get(_TIED)
     for name, origin in _tied(text).items() if text is not None else ():
@@ -110,6 +136,11 @@ def _state_of(model: torch.nn.Module, what: str) -> dict[str, torch.Tensor]:
                 del state[key]
             state |= {prefix + key: value for key, value in module.deployed_state().items()}
     return state
+
+
+def _is_text(name: Any) -> bool:
+    # A half of a surrogate pair is a str all the same.
+    return isinstance(name, str) and not any("\ud800" <= each <= "\udfff" for each in name)
 
 
 def _tied(text: str) -> dict[str, str]:

@@ -151,6 +151,12 @@ class BasePruningMethod(peer.BasePruningMethod):
                     f"[torch.prune.{cls.__name__}.apply] {name} must be a Parameter, got "
                     f"{type(tensor).__name__}"
                 )
+            if name not in module._parameters:
+                raise Error(
+                    f"[torch.prune.{cls.__name__}.apply] {name} must be a parameter's own name, "
+                    f"got another one of {name.removesuffix('_orig')}; compat='torch' has a "
+                    "parameter of each name"
+                )
             mask = method.compute_mask(scores, default_mask=torch.ones_like(tensor))
             if layout == "torch":
                 _install_as_torch(module, name, method, mask)
@@ -189,6 +195,9 @@ class BasePruningMethod(peer.BasePruningMethod):
         scores = _scores(f"{type(self).__name__}.prune", t, importance_scores, "tensor t")
         default_mask = torch.ones_like(t) if default_mask is None else default_mask
         return t * self.compute_mask(scores, default_mask=default_mask)
+
+    def _moptcore_strip_from_(self, module: torch.nn.Module) -> None:
+        remove(module, self._tensor_name)
 
     def remove(self, module: torch.nn.Module) -> None:
         """Makes the pruning permanent; the hook is the caller's business, as in torch."""
@@ -639,6 +648,11 @@ def _install_as_torch(
 def _refresh(module: torch.nn.Module, name: str, guard: Guard) -> None:
     """Zeros in whatever the module is about to use, and the guard on it if it is a parameter."""
     mask = module.__dict__.get(name + "_mask", guard.mask)
+    if not isinstance(mask, torch.Tensor):
+        raise DTypeError(
+            f"[torch.prune] {name}_mask must be a Tensor (remove(module, {name!r}) takes it away), "
+            f"got {type(mask).__name__}"
+        )
     weight = module._parameters.get(name)
     if module._parameters.get(name + "_orig") is not None:
         # Somebody gave the parameter's other name another parameter.

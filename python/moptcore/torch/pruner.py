@@ -78,9 +78,10 @@ class _Never:
 class Pruner:
     """Prunes by a schedule: call `step()` once after every finished optimizer step.
 
-    The first call is step 1. Where the schedule says so, new masks are made from the current
-    weights (a pruned weight may return if its last update made it large enough); the masks are
-    applied after every step, so the weights are exactly sparse whatever the optimizer does.
+    The first call is step 1, and does what is due at step 0 where nothing is at 1. Where the
+    schedule says so, new masks are made from the current weights (a pruned weight may return if its
+    last update made it large enough); the masks are applied after every step, so the weights are
+    exactly sparse whatever the optimizer does.
 
     model: its parameters of two or more dimensions are candidates; tied ones count once. Class,
         names, shapes, state_dict, copies and pickles of the module stay as they are.
@@ -219,10 +220,11 @@ class Pruner:
         the masks have not changed and the step is not counted.
         """
         step = self._step + 1
-        renew = bool(self._targets) and self._schedule.should_prune(step)
+        due = self._due_at(step) if self._targets else None
+        renew = due is not None
         moved = self._moved()
-        if renew:
-            self._renew(float(self._schedule.sparsity(step)), step, moved)
+        if due is not None:
+            self._renew(float(self._schedule.sparsity(due)), due, moved)
         grown = {} if renew or self._regrow is None else self._regrown(step)
         for target, score in zip(self._targets, moved, strict=True):
             target.moved = score
@@ -608,11 +610,18 @@ class Pruner:
             sorted((t.name, tuple(t.shape), str(self._weight(t).dtype)) for t in self._targets)
         )
 
+    def _due_at(self, step: int) -> int | None:
+        """The step of the schedule that is due; the first call is also what step 0 asks for."""
+        if self._schedule.should_prune(step):
+            return step
+        first = step == 1 and self._schedule.should_prune(0) and self._schedule.sparsity(0) > 0.0
+        return 0 if first else None
+
     def _next_update(self) -> int | None:
         return next(iter(self._updates(first_only=True)), None)
 
     def _updates(self, first_only: bool = False) -> list[int]:
-        """The steps from 1 on at which masks are renewed; an endless schedule's first ones."""
+        """The steps at which masks are renewed; an endless schedule's first ones."""
         begin = getattr(self._schedule, "begin_step", None)
         end = getattr(self._schedule, "end_step", None)
         every = getattr(self._schedule, "frequency", None)
@@ -621,8 +630,8 @@ class Pruner:
             steps: Iterable[int] = sorted({*range(begin, last + 1, every), last})
         else:
             steps = range(1, _STEPS_SEARCHED + 1)
-        found = []
-        for step in steps:
+        found = [0] if self._due_at(1) == 0 else []
+        for step in () if found and first_only else steps:
             if step >= 1 and self._schedule.should_prune(step):
                 found.append(step)
                 if first_only:

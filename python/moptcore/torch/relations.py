@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 
 from moptcore import DTypeError, Error, UnsupportedError, _core
-from moptcore.torch.arguments import number, same_device, tensor
+from moptcore.torch.arguments import axes, check_adaptor, number, same_device, tensor
 
 __all__ = [
     "AttentionTransferLoss",
@@ -68,9 +68,10 @@ def core_loss(
     return _number(core(student.detach(), teacher)[0], student)
 
 
-def _check(where: str, student: Any, teacher: Any, mask: Any) -> None:
-    tensor(where, "student", student)
+def _check(where: str, student: Any, teacher: Any, mask: Any, least: int = 1) -> None:
+    axes(where, "student", tensor(where, "student", student), least)
     same_device(where, "teacher", tensor(where, "teacher", teacher), "student", student)
+    axes(where, "teacher", teacher, least)
     if mask is not None:
         same_device(where, "mask", tensor(where, "mask", mask), "student", student)
 
@@ -326,6 +327,7 @@ class HintLoss(torch.nn.Module):
 
     def __init__(self, adaptor: torch.nn.Module | None = None) -> None:
         super().__init__()
+        check_adaptor("torch.HintLoss", adaptor)
         self.adaptor = adaptor
 
     def forward(
@@ -336,7 +338,7 @@ class HintLoss(torch.nn.Module):
         Raises Error where the features disagree in shape after the adaptor.
         """
         where = "torch.HintLoss"
-        _check(where, student, teacher, mask)
+        _check(where, student, teacher, mask, least=0)
         if self.adaptor is not None:
             student = self.adaptor(student)
         if student.shape != teacher.shape:

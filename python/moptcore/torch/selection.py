@@ -73,10 +73,8 @@ def find(
         why = reason
         if each is None:
             held = first.module._moptcore_held_()
-            said = (
-                f"quantize_weights holds it as {held['dtype']}: {technique} before it, or strip()"
-            )
-            why = why or said
+            stored = f"quantize_weights holds it as {held['dtype']}"
+            why = why or f"{stored}: {technique} before it, or strip() first"
         elif not reason:
             rule, why = rule_for(first.module, each)
         rows.append(

@@ -4,8 +4,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -52,7 +52,7 @@ def train(
 
 def distill(
     student: torch.nn.Module,
-    teacher: torch.nn.Module,
+    teacher: torch.nn.Module | Sequence[torch.nn.Module],
     data: Batches,
     *,
     epochs: int = 1,
@@ -65,28 +65,40 @@ def distill(
 ) -> list[float]:
     """Trains `student` to give what `teacher` gives; the mean loss per sample of each epoch.
 
-    loss: takes (student output, teacher output, y); DistillationLoss() if None. The teacher runs
-    in eval mode without gradients, on the student's device, and gets its modes back. The rest is
-    as in `train`.
+    teacher: a module, or a list of several.
+    loss: takes (student output, teacher output, y), of several teachers the list of their outputs;
+        DistillationLoss() if None, whose teacher_weights weigh them. Teachers run in eval mode
+        without gradients, on the student's device, and get their modes back. The rest is as in
+        `train`.
 
     cache: keeps the teacher's outputs, so that every sample passes through the teacher once. Data
     then yields (x, y, indices), with the samples' places in the data set, and a sample must always
     be the same x: no random augmentation. The cache's `teacher` must be `fingerprint(teacher)`; a
-    cache of other weights is refused.
+    cache of other weights is refused, and one of several teachers too.
 
     Hinton, Vinyals and Dean, "Distilling the knowledge in a neural network", arXiv:1503.02531.
     """
     where = "torch.distill"
-    if not isinstance(teacher, torch.nn.Module):
-        raise DTypeError(f"[{where}] teacher must be a Module, got {type(teacher).__name__}")
-    if teacher is student:
-        raise Error(f"[{where}] teacher must not be the student itself")
+    several = isinstance(teacher, list | tuple)
+    teachers: list[Any] = list(teacher) if isinstance(teacher, list | tuple) else [teacher]
+    if not teachers:
+        raise Error(f"[{where}] teacher must be a Module or several, got none")
+    for each in teachers:
+        if not isinstance(each, torch.nn.Module):
+            raise DTypeError(
+                f"[{where}] teacher must be a Module or a list of them, got {type(each).__name__}"
+            )
+        if each is student:
+            raise Error(f"[{where}] teacher must not be the student itself")
+    first = teachers[0]
     criterion = DistillationLoss() if loss is None else loss
     inputs: list[torch.Tensor] = []
 
     if cache is not None and not isinstance(cache, TeacherCache):
         raise DTypeError(f"[{where}] cache must be a TeacherCache, got {type(cache).__name__}")
-    if cache is not None and cache.teacher != (found := fingerprint(teacher)):
+    if cache is not None and several:
+        raise Error(f"[{where}] cache must be None with a list of teachers, got {len(teachers)}")
+    if cache is not None and cache.teacher != (found := fingerprint(first)):
         raise Error(
             f"[{where}] cache must be of this teacher, fingerprint {found!r}, got one of "
             f"{cache.teacher!r}"
@@ -94,13 +106,19 @@ def distill(
 
     def compare(output: Any, y: torch.Tensor) -> torch.Tensor:
         with torch.no_grad():
-            taught = teacher(inputs[0]) if cache is None else _recalled(teacher, cache, *inputs)
+            if cache is not None:
+                taught: Any = _recalled(first, cache, *inputs)
+            else:
+                taught = [each(inputs[0]) for each in teachers]
+                taught = taught if several else taught[0]
         return criterion(output, taught, y)
 
-    with _modes(teacher, False):
+    with ExitStack() as modes:
         where_to = _device(student, device)
-        if where_to is not None:
-            teacher.to(where_to)
+        for each in teachers:
+            modes.enter_context(_modes(each, False))
+            if where_to is not None:
+                each.to(where_to)
         return _epochs(
             where,
             student,
