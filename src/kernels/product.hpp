@@ -19,7 +19,7 @@ struct Matrix {
 
 /// c[i][j] += sum_k a[i][k] b[k][j] for an m x n block of c, whose columns are contiguous. Every
 /// element adds its products in order of k, in runs of 256. Exported to the runtime library: oneDNN
-/// has none for double, and is slower than this one where a or b is thin.
+/// has none for double, and its own promise no bits.
 MOPTCORE_API void product_f32(std::int64_t m, std::int64_t n, std::int64_t depth,
                               const Matrix<const float>& a, const Matrix<const float>& b,
                               const Matrix<float>& c) noexcept;

@@ -55,6 +55,12 @@ void check_moment(Matrix<double>& moment, const char* where) {
       check(std::abs(lower - upper) <= kAsymmetry, where, "whiten must be symmetric, difference",
             std::abs(lower - upper));
       lower = upper = 0.5 * (lower + upper);
+      // No second moment is larger than those of the two alone (Cauchy and Schwarz).
+      const double most = std::sqrt(moment.row(i)[i]) * std::sqrt(moment.row(j)[j]);
+      check(std::abs(lower) <= most + kAsymmetry, where,
+            "whiten must be positive semidefinite: no element [i, j] larger than the root of "
+            "[i, i] [j, j], in units of the largest element",
+            lower);
     }
   }
 }

@@ -375,6 +375,10 @@ struct Reader::File {
       metadata.erase(ours);
     }
     for (Line& line : found) {
+      check<FormatError>(packed || !line.name.ends_with(kSuffix), kRead,
+                         "a file with encoded tensors must have the metadata key "
+                         "\"moptcore.pack\" (is it damaged?), tensor",
+                         shown(line.name));
       if (packed && line.name == kBundle) add_bundle(line);
       else if (packed && line.name.ends_with(kSuffix)) add_encoded(std::move(line));
       else add_dense(std::move(line));

@@ -220,6 +220,7 @@ def test_a_rank_that_grows_the_matrix_is_refused_with_the_largest_useful_one():
     with pytest.raises(mc.Error, match="w must be of a shape that a rank makes smaller, got 1 x 9"):
         lowrank.factorize(draw((1, 9)), rank=1)
     assert lowrank.largest_useful_rank(1, 9) == 0
+    assert lowrank.largest_useful_rank(2**32, 2**32) == 2**31 - 1
 
 
 @pytest.mark.parametrize(
@@ -238,6 +239,10 @@ def test_a_rank_that_grows_the_matrix_is_refused_with_the_largest_useful_one():
         ({"rank": 1, "iterations": -1}, "iterations must be >= 0, got -1"),
         ({"rank": 1, "whiten": np.eye(3)}, r"whiten must have shape \(10, 10\), got \(3, 3\)"),
         ({"rank": 1, "whiten": -np.eye(10)}, "whiten must be positive semidefinite"),
+        (
+            {"rank": 1, "whiten": np.eye(10) + 5 * np.eye(10)[::-1]},
+            "whiten must be positive semidefinite",
+        ),
         ({"rank": 1, "whiten": np.triu(np.ones((10, 10)))}, "whiten must be symmetric"),
     ],
 )

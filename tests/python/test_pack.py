@@ -655,6 +655,15 @@ def test_small_tensors_share_a_line_of_the_header(tmp_path: Path) -> None:
             pack.load(path)
 
 
+def test_a_file_that_lost_its_key_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.safetensors"
+    pack.save(path, {"a": np.zeros((64, 48), np.float32)})
+    assert b"moptcore.pack" in path.read_bytes()
+    path.write_bytes(path.read_bytes().replace(b"moptcore.pack", b"moptcore.pacI"))
+    with pytest.raises(moptcore.FormatError, match=r"must have the metadata key .*moptcore\.pack"):
+        pack.load(path)
+
+
 def test_a_damaged_tensor_is_named(tmp_path: Path) -> None:
     path = tmp_path / "model.safetensors"
     named = {"bias": np.arange(3.0), "weight": sparse((64, 64))}

@@ -25,7 +25,10 @@ struct Budget {
 /// The largest r with r (m + n) < m n: above it the factors of an m x n matrix hold as much as the
 /// matrix itself. 0 where no rank makes it smaller.
 [[nodiscard]] constexpr std::int64_t largest_useful_rank(std::int64_t m, std::int64_t n) noexcept {
-  return m <= 0 || n <= 0 ? 0 : (m * n - 1) / (m + n);
+  if (m <= 0 || n <= 0) return 0;
+  using Wide = unsigned __int128;
+  const Wide sum = static_cast<Wide>(m) + static_cast<Wide>(n);
+  return static_cast<std::int64_t>((static_cast<Wide>(m) * static_cast<Wide>(n) - 1) / sum);
 }
 
 struct AllocateOptions {
