@@ -130,7 +130,10 @@ def masked(weight: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
 
 def _is_wrapped(grad: torch.Tensor) -> bool:
     """Whether torch.func or a batched backward pass looks through this tensor at another."""
-    return type(grad) is not torch.Tensor or torch._C._functorch.is_functorch_wrapped_tensor(grad)
+    if type(grad) is not torch.Tensor or torch._C._functorch.is_functorch_wrapped_tensor(grad):
+        return True
+    # Batches of `torch.autograd.grad(is_grads_batched=True)` are of neither kind.
+    return grad.is_cpu and not torch._C._dispatch_keys(grad).has(torch._C.DispatchKey.CPU)
 
 
 def _after_step(optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
