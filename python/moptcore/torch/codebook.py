@@ -56,6 +56,8 @@ class Book:
         self.kept: torch.Tensor | None = None  # flat bool
         self.latent: torch.Tensor | None = None  # flat
         self.is_part = False  # of a codebook that others have too
+        # The assignment and members that were counted last, and how many each value has.
+        self._counted: tuple[torch.Tensor, torch.Tensor | None, torch.Tensor] | None = None
 
     # The tensors here are replaced and never written to: `take` and copies share them.
 
@@ -84,6 +86,8 @@ class Book:
             kept = kept.to(values.device)
             values = values.masked_fill(~kept, 0.0)
         masks_changed = not _same(kept, self.kept)
+        if not masks_changed:
+            kept = self.kept  # the very tensor, whose members are counted
         keys = self._keys()
         before = self._looked_up(keys, weights[0].dtype)
         if not masks_changed and torch.equal(values, before):
@@ -273,7 +277,11 @@ class Book:
         self, keys: torch.Tensor, dtype: torch.dtype, widen: bool = True
     ) -> torch.Tensor:
         found = self.centroids.to(dtype).reshape(-1)
-        return (found.to(self.centroids.dtype) if widen else found)[keys]
+        found = found.to(self.centroids.dtype) if widen else found
+        if found.is_cpu and not self._grouped:
+            looked_up: torch.Tensor = _core.cluster.lookup(self.indices, found)
+            return looked_up
+        return found[keys]
 
     def _cluster(self, values: torch.Tensor, preserve: bool, init: str) -> None:
         host = values.cpu()
@@ -304,12 +312,15 @@ class Book:
     ) -> torch.Tensor:
         """The centroids after the moves of their members."""
         size = self.centroids.numel()
-        if members is not None:
+        if keys.is_cpu and not self._grouped:
+            kept = move if members is None else move.masked_fill(~members, 0.0)
+            total = _core.cluster.centroid_gradient(kept.double(), self.indices, size)
+        else:
             # A place of their own for what is no member.
-            keys = torch.where(members, keys, size)
-        total = _sums(keys, move, size + 1)[:-1]
+            own = keys if members is None else torch.where(members, keys, size)
+            total = _sums(own, move, size + 1)[:-1]
         if self.gradient == "mean":
-            total = total / _sums(keys, None, size + 1)[:-1].clamp(min=1.0)
+            total = total / self._counts(keys, members).clamp(min=1.0)
         moved = self.centroids + total.to(self.centroids.dtype).reshape(self.centroids.shape)
         if self.zero is not None:
             columns = torch.arange(moved.shape[1], device=moved.device)
@@ -365,10 +376,18 @@ class Book:
         """Whether a value other than zero is that of no weight that is kept, and could be."""
         if self.is_part or self.zero is None:
             return False
-        size = self.centroids.numel()
-        counts = _sums(torch.where(kept, keys, size), None, size + 1)[:-1]
-        counts = counts.reshape(self.centroids.shape)
+        counts = self._counts(keys, kept).reshape(self.centroids.shape)
         return bool(((counts > 0).sum(1) < counts.sum(1).clamp(max=self.k - 1)).any())
+
+    def _counts(self, keys: torch.Tensor, members: torch.Tensor | None) -> torch.Tensor:
+        """How many members each value has; counted anew where either has changed."""
+        known = self._counted
+        if known is None or known[0] is not self.indices or known[1] is not members:
+            size = self.centroids.numel()
+            own = keys if members is None else torch.where(members, keys, size)
+            known = (self.indices, members, _sums(own, None, size + 1)[:-1])
+            self._counted = known
+        return known[2]
 
     def _mean_of(
         self, keys: torch.Tensor, values: torch.Tensor, members: torch.Tensor | None
