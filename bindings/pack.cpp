@@ -5,6 +5,7 @@
 
 #include <cerrno>
 #include <string>
+#include <string_view>
 #include <system_error>
 #include <utility>
 #include <vector>
@@ -153,7 +154,31 @@ double entropy_bound(const Array& array) {
 std::string text_of(py::handle text, const char* rule) {
   check<DTypeError>(PyUnicode_Check(text.ptr()) != 0, "pack.save", rule,
                     Py_TYPE(text.ptr())->tp_name);
-  return text.cast<std::string>();
+  Py_ssize_t size = 0;
+  const char* bytes = PyUnicode_AsUTF8AndSize(text.ptr(), &size);
+  if (bytes == nullptr) {
+    PyErr_Clear();
+    throw Error(error_text("pack.save", std::string(rule) + " of whole characters",
+                           py::repr(text).cast<std::string>()));
+  }
+  return {bytes, static_cast<std::size_t>(size)};
+}
+
+// The errors of an array that cannot be read, with the name that it has here.
+Array array_of(py::handle source, const std::string& name) {
+  static constexpr std::string_view kUnnamed = "[core.asarray] ";
+  const auto named = [&name](const std::exception& error) {
+    std::string_view text = error.what();
+    if (text.starts_with(kUnnamed)) text.remove_prefix(kUnnamed.size());
+    return "[pack.save] arrays['" + name + "']: " + std::string(text);
+  };
+  try {
+    return Array(source);
+  } catch (const DTypeError& error) {
+    throw DTypeError(named(error));
+  } catch (const UnsupportedError& error) {
+    throw UnsupportedError(named(error));
+  }
 }
 
 std::int64_t save(const py::object& path, const py::object& arrays, const py::object& encoding,
@@ -176,7 +201,7 @@ std::int64_t save(const py::object& path, const py::object& arrays, const py::ob
     const std::string key = text_of(pair[0], "every name in arrays must be str");
     check<DTypeError>(Array::accepts(pair[1]), where, "arrays['" + key + "'] must be an array",
                       Py_TYPE(py::object(pair[1]).ptr())->tp_name);
-    held.emplace_back(pair[1]);
+    held.push_back(array_of(pair[1], key));
     pack::Encoding wanted;
     if (one_for_all) {
       wanted = pack::parse_encoding(encoding.cast<std::string>());

@@ -481,6 +481,12 @@ def test_bad_arguments_are_named(tmp_path: Path) -> None:
     path = tmp_path / "x.safetensors"
     with pytest.raises(moptcore.Error, match="must not end in ::pack"):
         pack.save(path, {"a::pack": np.ones(3)})
+    with pytest.raises(moptcore.Error, match=r"every name in arrays must be str of whole char"):
+        pack.save(path, {"\ud800": np.ones(3)})
+    with pytest.raises(
+        moptcore.DTypeError, match=r"^\[pack.save\] arrays\['w'\]: an array's dtype"
+    ):
+        pack.save(path, {"w": np.ones(3, np.complex64)})
     with pytest.raises(moptcore.Error, match="left to moptcore"):
         pack.save(path, {}, metadata={"moptcore.pack": "1"})
     with pytest.raises(moptcore.DTypeError, match=r"arrays\['a'\] must be an array"):
