@@ -26,7 +26,7 @@ struct Budget {
 /// matrix itself. 0 where no rank makes it smaller.
 [[nodiscard]] constexpr std::int64_t largest_useful_rank(std::int64_t m, std::int64_t n) noexcept {
   if (m <= 0 || n <= 0) return 0;
-  using Wide = unsigned __int128;
+  __extension__ using Wide = unsigned __int128;  // the product need not fit 64 bits
   const Wide sum = static_cast<Wide>(m) + static_cast<Wide>(n);
   return static_cast<std::int64_t>((static_cast<Wide>(m) * static_cast<Wide>(n) - 1) / sum);
 }
