@@ -252,7 +252,9 @@ def test_movement_sums_up_over_all_steps_and_survives_a_checkpoint() -> None:
         assert torch.equal(value, again.state_dict()[key]), key
     for key, array in pruner.state_dict().items():
         np.testing.assert_array_equal(array, resumed.state_dict()[key])
-    with pytest.raises(moptcore.FormatError, match="unknown entries"):
+    with pytest.raises(
+        moptcore.FormatError, match="scores must be that of the state, 'movement', got 'magnitude'"
+    ):
         mct.Pruner(again, ONCE).load_state_dict(pruner.state_dict())
 
 
@@ -306,7 +308,7 @@ def test_what_does_not_fit_is_refused() -> None:
             mct.Pruner(model, ONCE, **extra)
     with pytest.raises(ValueError, match=r"structure must be the schedule's \(2, 4\), got None"):
         mct.Pruner(model, GradualNM(2, 4, 0, 10))
-    with pytest.raises(ValueError, match=r"data must reach conv\.weight"):
+    with pytest.raises(ValueError, match="data must hold at least one batch, got none"):
         mct.Pruner(model, ONCE, scores="wanda", data=[]).step()
 
 
