@@ -51,6 +51,7 @@ def ways_cluster_step(weights: np.ndarray, upstream: np.ndarray, centroids: np.n
         with tf.GradientTape() as tape:
             tape.watch([variable, book])
             clustered = algorithm.get_clustered_weight(indices, variable)
-        return clustered, tape.gradient(clustered, book, output_gradients=gradient)
+        found = tape.gradient(clustered, book, output_gradients=gradient)
+        return clustered, tf.convert_to_tensor(found)
 
     return {"TFMOT cluster step": step}
