@@ -314,7 +314,7 @@ class Book:
         size = self.centroids.numel()
         if keys.is_cpu and not self._grouped:
             kept = move if members is None else move.masked_fill(~members, 0.0)
-            total = _core.cluster.centroid_gradient(kept.double(), self.indices, size)
+            total: torch.Tensor = _core.cluster.centroid_gradient(kept.double(), self.indices, size)
         else:
             # A place of their own for what is no member.
             own = keys if members is None else torch.where(members, keys, size)
@@ -385,8 +385,7 @@ class Book:
         if known is None or known[0] is not self.indices or known[1] is not members:
             size = self.centroids.numel()
             own = keys if members is None else torch.where(members, keys, size)
-            known = (self.indices, members, _sums(own, None, size + 1)[:-1])
-            self._counted = known
+            known = self._counted = (self.indices, members, _sums(own, None, size + 1)[:-1])
         return known[2]
 
     def _mean_of(
