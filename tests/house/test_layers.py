@@ -12,6 +12,7 @@ from house.tree import CPP, ROOT, TECHNIQUES, UPPER, WORDS, select, text
 
 BELOW = {"core": {"core"}} | {word: {"core", word} for word in TECHNIQUES}
 BELOW |= {word: WORDS | {word} for word in UPPER}
+BELOW["runtime"] |= {"graph"}
 DOORS = {
     Path("include/moptcore/core/xtensor.hpp"): "xtensor/",
     Path("include/moptcore/core/eigen.hpp"): "Eigen/",
@@ -62,6 +63,8 @@ def test_a_source_looks_down(source: Path) -> None:
             assert source.is_relative_to("src/kernels/onednn"), f"{source} includes {include}"
         if library == "hwy":
             assert room == "kernels", f"{source} includes {include}"
+        if library == "protozero":
+            assert source.is_relative_to("src/graph/onnx"), f"{source} includes {include}"
         if library == "Eigen":
             assert source.suffix == ".cpp", f"{source} includes {include}"
 

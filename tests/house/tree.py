@@ -13,7 +13,7 @@ TECHNIQUES = WORDS - {"core"}
 # Words that are compiled into the runtime target and bound in _runtime: they need oneDNN.
 ONEDNN = {"lowrank"}
 # Words of targets and modules of their own, above the others.
-UPPER = {"runtime"}
+UPPER = {"graph", "runtime"}
 
 CPP = {".cpp", ".hpp"}
 BUILD = {".cmake", ".in", ".toml", ".json", ".yaml"}

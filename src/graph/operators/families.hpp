@@ -1,0 +1,21 @@
+// SPDX-License-Identifier: Apache-2.0
+// The families of operators, a file each: what `operators()` puts in order.
+#pragma once
+
+#include <span>
+#include <vector>
+
+#include <moptcore/graph/operator.hpp>
+
+namespace moptcore::inline v0::graph {
+
+[[nodiscard]] std::span<const Operator> identity_operators() noexcept;
+
+/// A new family is declared above and named here.
+[[nodiscard]] inline std::vector<std::span<const Operator>> operator_families() {
+  return {
+      identity_operators(),
+  };
+}
+
+}  // namespace moptcore::inline v0::graph
