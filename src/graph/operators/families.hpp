@@ -9,12 +9,17 @@
 
 namespace moptcore::inline v0::graph {
 
+[[nodiscard]] std::span<const Operator> cast_operators() noexcept;
+[[nodiscard]] std::span<const Operator> elementwise_operators() noexcept;
 [[nodiscard]] std::span<const Operator> identity_operators() noexcept;
+[[nodiscard]] std::span<const Operator> logic_operators() noexcept;
+[[nodiscard]] std::span<const Operator> unary_operators() noexcept;
 
 /// A new family is declared above and named here.
 [[nodiscard]] inline std::vector<std::span<const Operator>> operator_families() {
   return {
-      identity_operators(),
+      cast_operators(),  elementwise_operators(), identity_operators(),
+      logic_operators(), unary_operators(),
   };
 }
 
