@@ -16,5 +16,6 @@ PYBIND11_MODULE(_core, m) {
   moptcore::bindings::bind_quant_weights(quant);
   moptcore::bindings::bind_distill(m.def_submodule("distill"));
   moptcore::bindings::bind_pack(m.def_submodule("pack"));
+  moptcore::bindings::bind_graph(m.def_submodule("graph"));
   moptcore::bindings::word_misfits(m);
 }

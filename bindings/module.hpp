@@ -14,6 +14,7 @@ void bind_quant_learned(pybind11::module_ m);
 void bind_quant_weights(pybind11::module_ m);
 void bind_distill(pybind11::module_ m);
 void bind_pack(pybind11::module_ m);
+void bind_graph(pybind11::module_ m);
 
 // The words of _runtime.
 void bind_lowrank(pybind11::module_ m);

@@ -84,6 +84,26 @@ function(moptcore_need_eigen)
   endif()
 endfunction()
 
+# Only headers; Debian's package of them has no CMake code.
+function(moptcore_need_protozero)
+  find_path(moptcore_protozero protozero/varint.hpp)
+  mark_as_advanced(moptcore_protozero)
+  if(moptcore_protozero AND NOT TARGET protozero::protozero)
+    add_library(protozero::protozero INTERFACE IMPORTED GLOBAL)
+    set_target_properties(protozero::protozero PROPERTIES
+      INTERFACE_INCLUDE_DIRECTORIES ${moptcore_protozero})
+  endif()
+  moptcore_dependency(protozero protozero::protozero https://github.com/mapbox/protozero
+    f379578a3f7c8162aac0ac31c2696de09a5b5f93 libprotozero-dev
+    SOURCE_SUBDIR no-build)
+  if(protozero_FETCHED)
+    FetchContent_GetProperties(protozero SOURCE_DIR protozero_sources)
+    add_library(protozero::protozero INTERFACE IMPORTED GLOBAL)
+    set_target_properties(protozero::protozero PROPERTIES
+      INTERFACE_INCLUDE_DIRECTORIES ${protozero_sources}/include)
+  endif()
+endfunction()
+
 function(moptcore_need_catch)
   moptcore_dependency(Catch2 Catch2::Catch2 https://github.com/catchorg/Catch2
     182c910b4b63ff587a3440e08f84f70497e49a81 catch2)

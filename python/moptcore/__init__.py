@@ -23,7 +23,7 @@ from moptcore._core import (
 )
 
 if TYPE_CHECKING:
-    from moptcore import cluster, distill, pack, prune, quant
+    from moptcore import cluster, distill, graph, pack, prune, quant
     from moptcore import lowrank as lowrank
     from moptcore.evaluation import evaluate
     from moptcore.reporting import report
@@ -34,6 +34,7 @@ _ROOMS = frozenset(
         "core",
         "distill",
         "evaluation",
+        "graph",
         "lowrank",
         "pack",
         "prune",
@@ -56,6 +57,7 @@ __all__ = [
     "distill",
     "evaluate",
     "get_num_threads",
+    "graph",
     "pack",
     "prune",
     "quant",

@@ -21,6 +21,7 @@ from . import prune
 from . import quant
 from . import distill
 from . import pack
+from . import graph
 
 __all__: list[str] = [
     "CoverageError",
@@ -36,6 +37,7 @@ __all__: list[str] = [
     "describe",
     "distill",
     "get_num_threads",
+    "graph",
     "pack",
     "pool_statistics",
     "prune",
