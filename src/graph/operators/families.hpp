@@ -10,16 +10,23 @@
 namespace moptcore::inline v0::graph {
 
 [[nodiscard]] std::span<const Operator> cast_operators() noexcept;
+[[nodiscard]] std::span<const Operator> convolution_operators() noexcept;
 [[nodiscard]] std::span<const Operator> elementwise_operators() noexcept;
 [[nodiscard]] std::span<const Operator> identity_operators() noexcept;
 [[nodiscard]] std::span<const Operator> logic_operators() noexcept;
+[[nodiscard]] std::span<const Operator> normalization_operators() noexcept;
+[[nodiscard]] std::span<const Operator> pooling_operators() noexcept;
+[[nodiscard]] std::span<const Operator> quantization_operators() noexcept;
+[[nodiscard]] std::span<const Operator> resize_operators() noexcept;
 [[nodiscard]] std::span<const Operator> unary_operators() noexcept;
 
 /// A new family is declared above and named here.
 [[nodiscard]] inline std::vector<std::span<const Operator>> operator_families() {
   return {
-      cast_operators(),  elementwise_operators(), identity_operators(),
-      logic_operators(), unary_operators(),
+      cast_operators(),     convolution_operators(),  elementwise_operators(),
+      identity_operators(), logic_operators(),        normalization_operators(),
+      pooling_operators(),  quantization_operators(), resize_operators(),
+      unary_operators(),
   };
 }
 

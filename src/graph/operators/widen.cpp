@@ -1,0 +1,46 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "graph/operators/widen.hpp"
+
+namespace moptcore::inline v0::graph {
+namespace {
+
+template <class From, class To>
+void convert(const From* from, To* to, std::int64_t count) {
+  parallel_for(count, kGrain, [&](std::int64_t first, std::int64_t last) {
+    for (std::int64_t i = first; i < last; ++i) {
+      to[i] = To(static_cast<Arithmetic<To>>(static_cast<Arithmetic<From>>(from[i])));
+    }
+  });
+}
+
+}  // namespace
+
+Tensor widened(Call& call, const Tensor& tensor) {
+  const ElementType type = tensor.type();
+  if (type == ElementType::float32 || type == ElementType::float64) return tensor;
+  if (!is_half(type)) {
+    refuse_type(call, "elements must be float64, float32, float16 or bfloat16", type);
+  }
+  Tensor wide = call.environment().allocate(ElementType::float32, tensor.shape());
+  visit_floats(call, type, [&]<class T> {
+    convert(tensor.data<T>(), wide.mutable_data<float>(), tensor.size());
+  });
+  return wide;
+}
+
+std::optional<Tensor> widened_input(Call& call, int index) {
+  if (!call.has(index)) return std::nullopt;
+  return widened(call, call.input(index));
+}
+
+void set_rounded(Call& call, int index, const Tensor& computed, ElementType type) {
+  if (computed.type() == type) return call.set(index, computed);
+  Tensor& output = call.output(index, type, computed.shape());
+  visit_wide(call, computed.type(), [&]<class From> {
+    visit_floats(call, type, [&]<class To> {
+      convert(computed.data<From>(), output.mutable_data<To>(), computed.size());
+    });
+  });
+}
+
+}  // namespace moptcore::inline v0::graph
