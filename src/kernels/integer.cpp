@@ -174,29 +174,42 @@ HWY_INLINE std::int32_t WordOf(std::int32_t even, std::int32_t odd) {
                                    (static_cast<std::uint32_t>(odd) << 16));
 }
 
-// words[i] = even[i] and odd[i] (null: zeros), one row of two channels.
-HWY_INLINE void RowWords(std::int64_t n, const float* even, const float* odd, Rounding& rounding,
-                         std::int32_t* words) {
+// words[i] = even[i] and odd[i] (null: zeros), one row of two channels. `readable` elements follow
+// each in memory; zeros may be written behind a row that is shorter than a vector.
+HWY_INLINE void RowWords(std::int64_t n, std::int64_t readable, const float* even, const float* odd,
+                         Rounding& rounding, std::int32_t* words) {
+  const auto some = [&](const float* from, const float* beside, std::int32_t* to) HWY_ATTR {
+    const VI low = rounding.Whole(hn::LoadU(DF(), from));
+    const VI high = beside == nullptr ? hn::Zero(DI()) : rounding.Whole(hn::LoadU(DF(), beside));
+    hn::StoreU(Word(low, high), DI(), to);
+  };
   std::int64_t i = 0;
-  if (odd == nullptr) {
-    for (; i + kLanes <= n; i += kLanes) {
-      hn::StoreU(Word(rounding.Whole(hn::LoadU(DF(), even + i)), hn::Zero(DI())), DI(), words + i);
-    }
-    for (; i < n; ++i) words[i] = WordOf(rounding.Whole(even[i]), 0);
+  for (; i + kLanes <= n; i += kLanes) some(even + i, odd == nullptr ? odd : odd + i, words + i);
+  if (i == n) return;
+  if (i > 0) {
+    // The last vector of the row, in part once more.
+    i = n - kLanes;
+    some(even + i, odd == nullptr ? odd : odd + i, words + i);
     return;
   }
-  for (; i + kLanes <= n; i += kLanes) {
-    const VI low = rounding.Whole(hn::LoadU(DF(), even + i));
-    const VI high = rounding.Whole(hn::LoadU(DF(), odd + i));
-    hn::StoreU(Word(low, high), DI(), words + i);
+  if (readable >= kLanes) {
+    // What is read of the next rows becomes zeros, which those rows then overwrite.
+    some(even, odd, words);
+    hn::StoreU(
+        hn::IfThenElseZero(hn::FirstN(DI(), static_cast<std::size_t>(n)), hn::LoadU(DI(), words)),
+        DI(), words);
+    return;
   }
-  for (; i < n; ++i) words[i] = WordOf(rounding.Whole(even[i]), rounding.Whole(odd[i]));
+  for (; i < n; ++i) {
+    words[i] = WordOf(rounding.Whole(even[i]), odd == nullptr ? 0 : rounding.Whole(odd[i]));
+  }
 }
 
 // The words of an image between the zeros of its padding.
 bool Words(const Convolution& c, const InputGrid& grid, const float* x, std::int32_t* line,
            std::int32_t* planes) {
   Rounding rounding(grid);
+  const float* end = x + c.channels * c.height * c.width;
   const std::int64_t channels = c.channels / c.groups;
   for (std::int64_t g = 0; g < c.groups; ++g) {
     for (std::int64_t pair = 0; pair < c.pairs(); ++pair) {
@@ -205,12 +218,13 @@ bool Words(const Convolution& c, const InputGrid& grid, const float* x, std::int
       std::int32_t* plane = planes + (g * c.pairs() + pair) * c.plane() + c.pad_top * c.row();
       for (std::int64_t h = 0; h < c.height; ++h) {
         const float* second = odd == nullptr ? nullptr : odd + h * c.width;
+        const std::int64_t readable = end - (odd == nullptr ? even + h * c.width : second);
         std::int32_t* row = plane + h * c.row();
         if (c.stride_width == 1) {
-          RowWords(c.width, even + h * c.width, second, rounding, row + c.pad_left);
+          RowWords(c.width, readable, even + h * c.width, second, rounding, row + c.pad_left);
           continue;
         }
-        RowWords(c.width, even + h * c.width, second, rounding, line);
+        RowWords(c.width, readable, even + h * c.width, second, rounding, line);
         std::int64_t phase = c.pad_left % c.stride_width;
         std::int64_t index = c.pad_left / c.stride_width;
         for (std::int64_t w = 0; w < c.width; ++w) {
@@ -239,6 +253,67 @@ HWY_INLINE void StoreRow(const std::int32_t* sums, std::int64_t n, std::int32_t 
   }
 }
 
+// n columns of one output, up to kCount vectors, from where their windows begin.
+template <int kCount>
+HWY_INLINE void Strip(std::int64_t depth, const std::int32_t* HWY_RESTRICT weight,
+                      const std::int64_t* HWY_RESTRICT offsets,
+                      const std::int32_t* HWY_RESTRICT from, std::int64_t n, std::int32_t bias,
+                      float scale, float* HWY_RESTRICT y) {
+  const DI d;
+  VI sum[kCount];
+#pragma GCC unroll 8
+  for (int v = 0; v < kCount; ++v) sum[v] = hn::Set(d, bias);
+  for (std::int64_t k = 0; k < depth; ++k) {
+    const VI factor = hn::Set(d, weight[k]);
+    const std::int32_t* at = from + offsets[k];
+#pragma GCC unroll 8
+    for (int v = 0; v < kCount; ++v) {
+      sum[v] = MulPairsAdd(factor, hn::LoadU(d, at + v * kLanes), sum[v]);
+    }
+  }
+  const VF factor = hn::Set(DF(), scale);
+#pragma GCC unroll 8
+  for (int v = 0; v + 1 < kCount; ++v) {
+    hn::StoreU(hn::Mul(hn::ConvertTo(DF(), sum[v]), factor), DF(), y + v * kLanes);
+  }
+  const VF last = hn::Mul(hn::ConvertTo(DF(), sum[kCount - 1]), factor);
+  const std::int64_t rest = n - (kCount - 1) * kLanes;
+  if (rest == kLanes) {
+    hn::StoreU(last, DF(), y + (kCount - 1) * kLanes);
+  } else {
+    hn::BlendedStore(last, hn::FirstN(DF(), static_cast<std::size_t>(rest)), DF(),
+                     y + (kCount - 1) * kLanes);
+  }
+}
+
+// A convolution whose groups have so few outputs that gathering columns of several rows, or sums
+// that pass through memory, would cost more than vectors that a row does not fill.
+void ConvolveByRows(const Convolution& c, const std::int32_t* planes, const std::int32_t* packed,
+                    const std::int64_t* offsets, const Outputs& outputs, float* y) {
+  constexpr int kStrip = 4;
+  const std::int64_t depth = c.depth();
+  const std::int64_t rows = c.outputs / c.groups;
+  const std::int64_t down = c.stride_height * c.row();
+  for (std::int64_t o = 0; o < c.outputs; ++o) {
+    const std::int32_t* origin = planes + o / rows * c.pairs() * c.plane();
+    const std::int32_t* weight = packed + o * depth;
+    const std::int32_t bias = outputs.bias == nullptr ? 0 : outputs.bias[o];
+    const float scale = outputs.scale[o];
+    for (std::int64_t i = 0; i < c.out_height; ++i, y += c.out_width) {
+      for (std::int64_t j = 0; j < c.out_width; j += kStrip * kLanes) {
+        const std::int64_t n = std::min<std::int64_t>(kStrip * kLanes, c.out_width - j);
+        const std::int32_t* from = origin + i * down + j;
+        switch ((n + kLanes - 1) / kLanes) {
+          case 1: Strip<1>(depth, weight, offsets, from, n, bias, scale, y + j); break;
+          case 2: Strip<2>(depth, weight, offsets, from, n, bias, scale, y + j); break;
+          case 3: Strip<3>(depth, weight, offsets, from, n, bias, scale, y + j); break;
+          default: Strip<kStrip>(depth, weight, offsets, from, n, bias, scale, y + j);
+        }
+      }
+    }
+  }
+}
+
 bool convolve(const Convolution& c, const InputGrid& grid, const float* x,
               const std::int32_t* packed, const Outputs& outputs, std::int32_t* workspace,
               float* y) {
@@ -261,6 +336,10 @@ bool convolve(const Convolution& c, const InputGrid& grid, const float* x,
   }
   const std::int64_t pixels = c.out_height * c.out_width;
   const std::int64_t rows = c.outputs / c.groups;
+  if (rows == 1 && !outputs.wide) {
+    ConvolveByRows(c, planes, packed, offsets, outputs, y);
+    return true;
+  }
   const std::int64_t down = c.stride_height * c.row();
   const bool aligned = c.out_width % kLanes == 0;
   HWY_ALIGN std::int32_t sums[kRows * kCols];

@@ -108,6 +108,9 @@ TEST_CASE("an integer convolution is its sums, exactly, under every instruction 
        {.stride = {2, 2}, .before = {0, 1}, .after = {2, 0}, .dilation = {3, 1}, .groups = 2}},
       {{2, 5, 6, 11}, {5, 1, 3, 2}, {.stride = {1, 3}, .dilation = {1, 2}, .groups = 5}},
       {{3, 8, 16, 16}, {13, 8, 1, 1}, {}},
+      {{2, 3, 7, 45}, {3, 1, 3, 3}, {.before = {1, 1}, .after = {1, 1}, .groups = 3}},
+      {{1, 4, 5, 40}, {2, 2, 3, 1}, {.stride = {2, 1}, .groups = 2}},
+      {{1, 2, 3, 67}, {2, 1, 2, 5}, {.stride = {1, 2}, .after = {0, 3}, .groups = 2}},
   };
   tests::with_every_isa([&] {
     for (const bool extreme : {false, true}) {
