@@ -5,6 +5,8 @@
 
 #include <cstdint>
 
+#include <moptcore/core/export.hpp>
+
 namespace moptcore::inline v0::kernels {
 
 /// Sum of |x|; 0 for n = 0.
@@ -12,11 +14,11 @@ double sum_magnitudes_f32(const float* src, std::int64_t n) noexcept;
 double sum_magnitudes_f64(const double* src, std::int64_t n) noexcept;
 
 /// Sum of x * x, in double.
-double sum_squares_f32(const float* src, std::int64_t n) noexcept;
+MOPTCORE_API double sum_squares_f32(const float* src, std::int64_t n) noexcept;
 double sum_squares_f64(const double* src, std::int64_t n) noexcept;
 
 /// Largest |x|; NaN where there is one.
-double max_magnitude_f32(const float* src, std::int64_t n) noexcept;
+MOPTCORE_API double max_magnitude_f32(const float* src, std::int64_t n) noexcept;
 double max_magnitude_f64(const double* src, std::int64_t n) noexcept;
 
 }  // namespace moptcore::inline v0::kernels

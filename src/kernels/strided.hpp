@@ -10,7 +10,7 @@ namespace moptcore::inline v0::kernels {
 
 /// Copies elements [first, first + n) of `src` (any dtype but packed) into `dst`, converted.
 /// float64 and 64-bit integers round when they go to float.
-void load(const AnyView& src, std::int64_t first, std::int64_t n, float* dst) noexcept;
+MOPTCORE_API void load(const AnyView& src, std::int64_t first, std::int64_t n, float* dst) noexcept;
 MOPTCORE_API void load(const AnyView& src, std::int64_t first, std::int64_t n,
                        double* dst) noexcept;
 

@@ -49,19 +49,18 @@ Scaled load_scaled(const AnyView& src, const char* where, const char* argument) 
   result.values.resize(static_cast<std::size_t>(src.size()));
   double* values = result.values.data();
   std::vector<double> largest(static_cast<std::size_t>(block_count(src.size(), kGrain)));
-  parallel_blocks(
-      src.size(), kGrain, [&](std::int64_t block, std::int64_t first, std::int64_t last) {
-        kernels::load(src, first, last - first, values + first);
-        double most = 0.0;
-        bool finite = true;
-        for (std::int64_t i = first; i < last; ++i) {
-          finite = finite && std::isfinite(values[i]);
-          most = std::max(most, std::abs(values[i]));
-        }
-        check<NonFiniteError>(finite, where,
-                              std::string(argument) + " must not contain NaN or infinities");
-        largest[static_cast<std::size_t>(block)] = most;
-      });
+  parallel_blocks(src.size(), kGrain,
+                  [&](std::int64_t block, std::int64_t first, std::int64_t last) {
+                    kernels::load(src, first, last - first, values + first);
+                    double most = 0.0;
+                    bool finite = true;
+                    for (std::int64_t i = first; i < last; ++i) {
+                      finite = finite && std::isfinite(values[i]);
+                      most = std::max(most, std::abs(values[i]));
+                    }
+                    check_finite(finite, where, argument);
+                    largest[static_cast<std::size_t>(block)] = most;
+                  });
   const double most = largest.empty() ? 0.0 : std::ranges::max(largest);
   if (most > 0.0) std::frexp(most, &result.exponent);
   // 2^1074 is no double; what little of the range of denormals is left does no harm.
@@ -71,6 +70,11 @@ Scaled load_scaled(const AnyView& src, const char* where, const char* argument) 
     for (std::int64_t i = first; i < last; ++i) values[i] *= scale;
   });
   return result;
+}
+
+void check_finite(bool finite, const char* where, const char* argument) {
+  check<NonFiniteError>(finite, where,
+                        std::string(argument) + " must not contain NaN or infinities");
 }
 
 void store_values(std::span<const double> values, const Shape& shape, const MutableAnyView& dst,
@@ -152,9 +156,15 @@ Matrix<double> leading(const Matrix<double>& a, std::int64_t count) {
 }
 
 double squared_norm(std::span<const double> values) noexcept {
-  double sum = 0.0;
-  for (const double value : values) sum += value * value;
-  return sum;
+  // Several sums: one would wait for itself.
+  constexpr std::size_t kSums = 8;
+  double sums[kSums] = {};
+  std::size_t i = 0;
+  for (; i + kSums <= values.size(); i += kSums) {
+    for (std::size_t k = 0; k < kSums; ++k) sums[k] += values[i + k] * values[i + k];
+  }
+  for (; i < values.size(); ++i) sums[0] += values[i] * values[i];
+  return ((sums[0] + sums[1]) + (sums[2] + sums[3])) + ((sums[4] + sums[5]) + (sums[6] + sums[7]));
 }
 
 Spectrum eigenvectors(const Matrix<double>& symmetric) {

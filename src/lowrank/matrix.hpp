@@ -33,6 +33,9 @@ struct Scaled {
 };
 [[nodiscard]] Scaled load_scaled(const AnyView& src, const char* where, const char* argument);
 
+/// Throws NonFiniteError that names `argument` unless `finite`.
+void check_finite(bool finite, const char* where, const char* argument);
+
 /// Writes row-major values into a tensor of a floating dtype; throws unless it has `shape`.
 void store_values(std::span<const double> values, const Shape& shape, const MutableAnyView& dst,
                   const char* where, const char* argument);

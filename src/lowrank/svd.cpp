@@ -8,14 +8,18 @@
 #include <utility>
 
 #include <moptcore/core/parallel.hpp>
-#include <moptcore/core/random.hpp>
+#include <moptcore/core/pool.hpp>
 
+#include "kernels/norm.hpp"
+#include "kernels/strided.hpp"
 #include "lowrank/budget.hpp"
 #include "lowrank/krylov.hpp"
 #include "lowrank/matrix.hpp"
 
 namespace moptcore::inline v0::lowrank {
 namespace {
+
+constexpr std::int64_t kGrain = 8192;  // elements that one thread looks at
 
 // Orthonormal directions of one side of w, and how much of w each holds, descending.
 struct Directions {
@@ -71,9 +75,13 @@ struct Loaded {
   int moment_exponent = 0;  // of the whitening matrix
 };
 
-Loaded load(const AnyView& w, const std::optional<AnyView>& whiten, const char* where) {
+void check_matrix(const AnyView& w, const char* where) {
   check(w.rank() == 2 && !w.empty(), where, "w must be a matrix with one or more elements",
         w.shape());
+}
+
+Loaded load(const AnyView& w, const std::optional<AnyView>& whiten, const char* where) {
+  check_matrix(w, where);
   Loaded result;
   Scaled scaled = load_scaled(w, where, "w");
   result.exponent = scaled.exponent;
@@ -183,29 +191,90 @@ Directions projected(const Problem& problem, std::int64_t width, const Factorize
                            : projected<float>(problem, width, options);
 }
 
+// What krylov found, in the form of the others.
+Directions directions_of(const LeadingTerms& found, bool left, double total) {
+  Directions result;
+  result.vectors = transposed(widened(found.directions));
+  result.left = left;
+  result.rows = widened(found.images);
+  double kept = 0.0;
+  for (std::int64_t k = 0; k < found.images.rows; ++k) {
+    const auto size = static_cast<std::size_t>(found.images.cols);
+    const double value = squared_norm({result.rows.row(k), size});
+    kept += value;
+    result.values.push_back(std::sqrt(value));
+  }
+  result.rest = std::max(total - kept, 0.0);
+  return result;
+}
+
 // The leading `rank` directions alone, or nullopt where they take the exact decomposition.
 std::optional<Directions> leading_directions(const Problem& problem, std::int64_t rank,
                                              const FactorizeOptions& options) {
   const Matrix<float> w = narrowed(
       problem.moment ? product(problem.w, false, root(*problem.moment), false) : problem.w);
-  std::optional<LeadingRows> found =
-      krylov(w, problem.total, rank, options.tolerance, options.seed);
+  const std::optional<LeadingTerms> found = krylov({w.values.data(), w.rows, w.cols}, problem.total,
+                                                   rank, options.tolerance, options.seed);
   if (!found) return std::nullopt;
-  // In the plane that the rows span, the singular directions themselves.
-  const Spectrum turn = eigenvectors(widened(product(found->right, false, found->right, true)));
-  double kept = 0.0;
-  for (const double value : turn.values) kept += value;
-  const Matrix<float> to = narrowed(turn.vectors);
-  Directions result;
-  result.vectors = widened(product(found->left, true, to, false));
+  const bool left = w.rows < w.cols;
+  Directions result = directions_of(*found, left, problem.total);
+  if (!problem.moment) return result;
+  // The whitened matrix's rows are not w's: its directions in the space of w's columns are needed.
+  if (!left) result.vectors = orthonormal(transposed(result.rows));
   result.left = true;
-  result.values = roots(turn.values);
-  result.rest = std::max(problem.total - kept, 0.0);
-  if (!problem.moment) result.rows = widened(product(to, true, found->right, false));
+  result.rows = {};
   return result;
 }
 
-struct Choice {
+// The same for a narrow dtype that nothing whitens, without a copy in double precision. Checks w as
+// load does; nullopt also where its scale is at the ends of what float holds.
+struct Narrow {
+  Directions directions;
+  double total;
+  int exponent;
+};
+std::optional<Narrow> narrow_directions(const AnyView& w, const FactorizeOptions& options,
+                                        const char* where) {
+  check_matrix(w, where);
+  PoolBuffer copy;
+  const float* values = nullptr;
+  if (w.dtype() == DType::float32 && w.is_contiguous()) {
+    values = static_cast<const float*>(w.data());
+  } else {
+    copy = pool_allocate(w.size() * static_cast<std::int64_t>(sizeof(float)));
+    auto* to = static_cast<float*>(copy.get());
+    parallel_for(w.size(), kGrain, [&](std::int64_t first, std::int64_t last) {
+      kernels::load(w, first, last - first, to + first);
+    });
+    values = to;
+  }
+  const auto blocks = static_cast<std::size_t>(block_count(w.size(), kGrain));
+  std::vector<double> largest(blocks);
+  std::vector<double> squares(blocks);
+  parallel_blocks(w.size(), kGrain, [&](std::int64_t b, std::int64_t first, std::int64_t last) {
+    const auto block = static_cast<std::size_t>(b);
+    largest[block] = kernels::max_magnitude_f32(values + first, last - first);
+    check_finite(std::isfinite(largest[block]), where, "w");
+    squares[block] = kernels::sum_squares_f32(values + first, last - first);
+  });
+  Narrow result{{}, 0.0, 0};
+  std::frexp(std::ranges::max(largest), &result.exponent);
+  for (const double sum : squares) result.total += sum;
+  result.total = std::ldexp(result.total, -2 * result.exponent);
+  const std::int64_t m = w.shape()[0];
+  const std::int64_t n = w.shape()[1];
+  const auto rank = rank_by_shape(options.budget, m, n, where);
+  constexpr int kLargest = 120;
+  if (!rank || std::abs(result.exponent) > kLargest) return std::nullopt;
+  const auto scale = static_cast<float>(std::ldexp(1.0, -result.exponent));
+  const auto found =
+      krylov({values, m, n, scale}, result.total, *rank, options.tolerance, options.seed);
+  if (!found) return std::nullopt;
+  result.directions = directions_of(*found, m < n, result.total);
+  return result;
+}
+
+struct Selected {
   Directions directions;
   std::int64_t rank;
 };
@@ -220,7 +289,7 @@ double allowed(const Problem& problem, const Budget& budget) {
   return (allowed_loss(budget) + shorter * rounding) * problem.total;
 }
 
-Choice choose(const Problem& problem, const FactorizeOptions& options, const char* where) {
+Selected choose(const Problem& problem, const FactorizeOptions& options, const char* where) {
   const std::int64_t m = problem.w.rows;
   const std::int64_t n = problem.w.cols;
   const std::int64_t most = std::min(m, n);
@@ -237,7 +306,8 @@ Choice choose(const Problem& problem, const FactorizeOptions& options, const cha
       return {std::move(found), *rank};
     }
   }
-  if (options.method == Method::krylov && by_shape) {
+  // Without whitening the search has been there, and found too little in single precision.
+  if (options.method == Method::krylov && by_shape && (problem.moment || problem.is_double)) {
     if (auto found = leading_directions(problem, *by_shape, options)) {
       return {std::move(*found), *by_shape};
     }
@@ -261,25 +331,32 @@ void check_options(const FactorizeOptions& options, const char* where) {
 // Shares each term's norm between the two factors and turns its sign.
 void balance(Matrix<double>& left, Matrix<double>& right, int exponent) {
   const std::int64_t rank = left.cols;
-  for (std::int64_t k = 0; k < rank; ++k) {
-    double left_norm = 0.0;
-    double largest = 0.0;
-    for (std::int64_t i = 0; i < left.rows; ++i) {
-      const double value = left.row(i)[k];
-      left_norm += value * value;
-      if (std::abs(value) > std::abs(largest)) largest = value;
+  std::vector<double> squares(static_cast<std::size_t>(rank), 0.0);
+  std::vector<double> largest(static_cast<std::size_t>(rank), 0.0);
+  for (std::int64_t i = 0; i < left.rows; ++i) {
+    const double* row = left.row(i);
+    for (std::size_t k = 0; k < squares.size(); ++k) {
+      squares[k] += row[k] * row[k];
+      if (std::abs(row[k]) > std::abs(largest[k])) largest[k] = row[k];
     }
-    const double right_norm = squared_norm({right.row(k), static_cast<std::size_t>(right.cols)});
-    const double sign = largest < 0.0 ? -1.0 : 1.0;
+  }
+  std::vector<double> to_left(static_cast<std::size_t>(rank));
+  for (std::size_t k = 0; k < squares.size(); ++k) {
+    const auto term = static_cast<std::int64_t>(k);
+    const double right_norm = squared_norm({right.row(term), static_cast<std::size_t>(right.cols)});
+    const double sign = largest[k] < 0.0 ? -1.0 : 1.0;
     // The norms a and b become sqrt(a b) each, times half of w's scale.
     const double ratio =
-        left_norm > 0.0 && right_norm > 0.0 ? std::sqrt(std::sqrt(right_norm / left_norm)) : 0.0;
+        squares[k] > 0.0 && right_norm > 0.0 ? std::sqrt(std::sqrt(right_norm / squares[k])) : 0.0;
     const double half = exponent % 2 == 0 ? 1.0 : std::numbers::sqrt2;
     const int whole = (exponent - (exponent % 2 == 0 ? 0 : 1)) / 2;
-    const double to_left = sign * std::ldexp(ratio * half, whole);
+    to_left[k] = sign * std::ldexp(ratio * half, whole);
     const double to_right = ratio > 0.0 ? sign * std::ldexp(half / ratio, whole) : 0.0;
-    for (std::int64_t i = 0; i < left.rows; ++i) left.row(i)[k] *= to_left;
-    for (std::int64_t j = 0; j < right.cols; ++j) right.row(k)[j] *= to_right;
+    for (std::int64_t j = 0; j < right.cols; ++j) right.row(term)[j] *= to_right;
+  }
+  for (std::int64_t i = 0; i < left.rows; ++i) {
+    double* row = left.row(i);
+    for (std::size_t k = 0; k < squares.size(); ++k) row[k] *= to_left[k];
   }
 }
 
@@ -287,34 +364,53 @@ void balance(Matrix<double>& left, Matrix<double>& right, int exponent) {
 
 Factorization factorize(const AnyView& w, const FactorizeOptions& options, const char* where) {
   check_options(options, where);
-  const Loaded loaded = load(w, options.whiten, where);
-  const Problem& problem = loaded.problem;
-  auto [directions, rank] = choose(problem, options, where);
-  const Matrix<double> kept = leading(directions.vectors, rank);
+  std::optional<Loaded> loaded;
+  std::optional<Selected> choice;
+  double total = 0.0;
+  int exponent = 0;
+  if (options.method == Method::krylov && !options.whiten && is_floating(w.dtype()) &&
+      w.dtype() != DType::float64) {
+    if (auto found = narrow_directions(w, options, where)) {
+      const auto rank = static_cast<std::int64_t>(found->directions.values.size());
+      choice = {std::move(found->directions), rank};
+      total = found->total;
+      exponent = found->exponent;
+    }
+  }
+  if (!choice) {
+    loaded = load(w, options.whiten, where);
+    choice = choose(loaded->problem, options, where);
+    total = loaded->problem.total;
+    exponent = loaded->exponent;
+  }
+  Directions& directions = choice->directions;
+  const std::int64_t rank = choice->rank;
+  Matrix<double> kept = directions.vectors.cols == rank ? std::move(directions.vectors)
+                                                        : leading(directions.vectors, rank);
   Matrix<double> left;
   Matrix<double> right;
   if (directions.rows.rows > 0) {
     Matrix<double> rows(rank, directions.rows.cols);
     std::copy_n(directions.rows.values.begin(), rows.values.size(), rows.values.begin());
-    left = directions.left ? kept : transposed(rows);
+    left = directions.left ? std::move(kept) : transposed(rows);
     right = directions.left ? std::move(rows) : transposed(kept);
   } else if (directions.left) {
-    left = kept;
-    right = product(kept, true, problem.w, false);
+    right = product(kept, true, loaded->problem.w, false);
+    left = std::move(kept);
   } else {
-    left = product(problem.w, false, kept, false);
+    left = product(loaded->problem.w, false, kept, false);
     right = transposed(kept);
   }
   Factorization result;
-  result.rows_ = problem.w.rows;
-  result.cols_ = problem.w.cols;
+  result.rows_ = w.shape()[0];
+  result.cols_ = w.shape()[1];
   result.rank_ = rank;
   double loss = directions.rest;
   for (std::size_t i = directions.values.size(); i-- > static_cast<std::size_t>(rank);) {
     loss += directions.values[i] * directions.values[i];
   }
-  result.relative_error_ = problem.total > 0.0 ? std::sqrt(loss / problem.total) : 0.0;
-  balance(left, right, loaded.exponent);
+  result.relative_error_ = total > 0.0 ? std::sqrt(loss / total) : 0.0;
+  balance(left, right, exponent);
   result.left_ = std::move(left.values);
   result.right_ = std::move(right.values);
   return result;
