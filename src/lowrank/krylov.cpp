@@ -246,37 +246,45 @@ class Basis {
   Panels panels_;
 };
 
-// What further steps would add to a sum that grew so far like this: a geometric series through its
-// last three values.
+// What further steps would add to a sum that grew so far like this: a geometric series.
 class Growth {
  public:
-  void add(std::int64_t step, double value) {
-    steps_.push_back(step);
-    values_.push_back(value);
-  }
-  [[nodiscard]] bool known() const { return values_.size() >= 3; }
-  [[nodiscard]] std::int64_t last() const { return steps_.back(); }
+  void add(std::int64_t step, double value) { points_.push_back({step, value}); }
+  [[nodiscard]] bool known() const { return points_.size() >= 3; }
+  [[nodiscard]] std::int64_t last() const { return points_.back().step; }
 
-  // What each step adds of what the one before did.
+  // What each step adds of what the one before did. The last three values show it best, but single
+  // steps add unevenly; over more of them it is never less, as the gains fall ever faster.
   [[nodiscard]] double ratio() const {
-    const std::size_t n = values_.size();
-    const auto late = static_cast<double>(steps_[n - 1] - steps_[n - 2]);
-    const auto early = static_cast<double>(steps_[n - 2] - steps_[n - 3]);
-    const double last = std::max(values_[n - 1] - values_[n - 2], 0.0) / late;
-    const double before = std::max(values_[n - 2] - values_[n - 3], 0.0) / early;
-    if (!(before > 0.0)) return 0.0;
-    return std::clamp(std::pow(last / before, 2.0 / (late + early)), 0.1, 0.95);
+    const std::size_t n = points_.size();
+    const double late = between(n - 3, n - 2, n - 1);
+    return n > 3 ? std::min(late, between(n - 4, n - 3, n - 1)) : late;
   }
 
   [[nodiscard]] double rest() const {
-    const std::size_t n = values_.size();
-    const double r = std::pow(ratio(), static_cast<double>(steps_[n - 1] - steps_[n - 2]));
-    return std::max(values_[n - 1] - values_[n - 2], 0.0) * r / (1.0 - r);
+    const Point& before = points_[points_.size() - 3];
+    const double r = std::pow(ratio(), static_cast<double>(last() - before.step));
+    return std::max(points_.back().value - before.value, 0.0) * r / (1.0 - r);
   }
 
  private:
-  std::vector<std::int64_t> steps_;
-  std::vector<double> values_;
+  struct Point {
+    std::int64_t step;
+    double value;
+  };
+
+  // From what the steps from a to b and those from b to c add on average.
+  [[nodiscard]] double between(std::size_t a, std::size_t b, std::size_t c) const {
+    const auto early = static_cast<double>(points_[b].step - points_[a].step);
+    const auto late = static_cast<double>(points_[c].step - points_[b].step);
+    const double before = std::max(points_[b].value - points_[a].value, 0.0) / early;
+    const double after = std::max(points_[c].value - points_[b].value, 0.0) / late;
+    constexpr double kLeast = 0.1;
+    if (!(before > 0.0)) return kLeast;
+    return std::clamp(std::pow(after / before, 2.0 / (late + early)), kLeast, 0.95);
+  }
+
+  std::vector<Point> points_;
 };
 
 // The eigenvectors of the small problem, orthonormal, and their quotients on its diagonal.
@@ -379,6 +387,7 @@ std::optional<LeadingTerms> krylov(const Leading& matrix, double total, std::int
   if (!basis.add(start)) return std::nullopt;
   Growth growth;
   std::int64_t check_at = std::max(2 * rank, 2 * block);
+  bool leapt = false;
   // Below this share of the norm float products cannot tell losses apart.
   constexpr double kResolution = 1e-5;
   while (true) {
@@ -419,10 +428,11 @@ std::optional<LeadingTerms> krylov(const Leading& matrix, double total, std::int
         }
         // Krylov spaces gain faster than geometrically towards the end.
         constexpr double kSooner = 0.55;
-        const double steps = std::log(std::max(allowed, 1e-300) / rest) / std::log(growth.ratio());
-        check_at =
-            width + block * std::clamp(static_cast<std::int64_t>(kSooner * steps), std::int64_t{1},
-                                       std::max(width / (2 * block), std::int64_t{1}));
+        const double steps =
+            kSooner * std::log(std::max(allowed, 1e-300) / rest) / std::log(growth.ratio());
+        const std::int64_t ahead = leapt ? 4 : std::max<std::int64_t>(width / (2 * block), 4);
+        check_at = width + block * std::clamp<std::int64_t>(std::lround(steps), 2, ahead);
+        leapt = true;
       }
     }
     if (width + block > most) return std::nullopt;
