@@ -10,22 +10,30 @@
 namespace moptcore::inline v0::graph {
 
 [[nodiscard]] std::span<const Operator> cast_operators() noexcept;
+[[nodiscard]] std::span<const Operator> control_operators() noexcept;
 [[nodiscard]] std::span<const Operator> convolution_operators() noexcept;
 [[nodiscard]] std::span<const Operator> elementwise_operators() noexcept;
+[[nodiscard]] std::span<const Operator> gather_operators() noexcept;
 [[nodiscard]] std::span<const Operator> identity_operators() noexcept;
 [[nodiscard]] std::span<const Operator> logic_operators() noexcept;
+[[nodiscard]] std::span<const Operator> movement_operators() noexcept;
 [[nodiscard]] std::span<const Operator> normalization_operators() noexcept;
+[[nodiscard]] std::span<const Operator> ordering_operators() noexcept;
 [[nodiscard]] std::span<const Operator> pooling_operators() noexcept;
 [[nodiscard]] std::span<const Operator> quantization_operators() noexcept;
 [[nodiscard]] std::span<const Operator> resize_operators() noexcept;
+[[nodiscard]] std::span<const Operator> sequence_operators() noexcept;
+[[nodiscard]] std::span<const Operator> shape_operators() noexcept;
 [[nodiscard]] std::span<const Operator> unary_operators() noexcept;
 
 /// A new family is declared above and named here.
 [[nodiscard]] inline std::vector<std::span<const Operator>> operator_families() {
   return {
-      cast_operators(),     convolution_operators(),  elementwise_operators(),
-      identity_operators(), logic_operators(),        normalization_operators(),
-      pooling_operators(),  quantization_operators(), resize_operators(),
+      cast_operators(),        control_operators(),  convolution_operators(),
+      elementwise_operators(), gather_operators(),   identity_operators(),
+      logic_operators(),       movement_operators(), normalization_operators(),
+      ordering_operators(),    pooling_operators(),  quantization_operators(),
+      resize_operators(),      sequence_operators(), shape_operators(),
       unary_operators(),
   };
 }
