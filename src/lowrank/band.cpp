@@ -30,7 +30,12 @@ BandSpectrum::BandSpectrum(Band band, std::int64_t count, bool with_vectors) {
   const auto rotate = [&](std::int64_t p, std::int64_t column) {
     const double x = band.at(p, column);
     const double y = band.at(p + 1, column);
-    if (y == 0.0) return false;
+    // The square of less would vanish. It is nothing beside eigenvalues of single precision.
+    constexpr double kNothing = 1e-150;
+    if (std::abs(y) < kNothing) {
+      band.at(p + 1, column) = 0.0;
+      return false;
+    }
     const double norm = std::sqrt(x * x + y * y);
     const double c = x / norm;
     const double s = y / norm;

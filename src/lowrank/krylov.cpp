@@ -431,7 +431,8 @@ std::optional<LeadingTerms> krylov(const Leading& matrix, double total, std::int
         const double steps =
             kSooner * std::log(std::max(allowed, 1e-300) / rest) / std::log(growth.ratio());
         const std::int64_t ahead = leapt ? 4 : std::max<std::int64_t>(width / (2 * block), 4);
-        check_at = width + block * std::clamp<std::int64_t>(std::lround(steps), 2, ahead);
+        check_at = width + block * std::clamp<std::int64_t>(
+                                       static_cast<std::int64_t>(std::min(steps, 1e6)), 2, ahead);
         leapt = true;
       }
     }

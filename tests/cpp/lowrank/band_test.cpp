@@ -100,6 +100,23 @@ TEST_CASE("The vectors of a band are its eigenvectors", "[lowrank]") {
   }
 }
 
+TEST_CASE("A band whose elements nearly vanish keeps its eigenvalues", "[lowrank]") {
+  // Diagonal 1 ... 40, beside it numbers whose squares are below what double holds.
+  constexpr std::int64_t kSize = 40;
+  Band band(kSize, 3);
+  for (std::int64_t j = 0; j < kSize; ++j) {
+    band.at(j, j) = static_cast<double>(j + 1);
+    if (j + 3 < kSize) band.at(j + 3, j) = 1e-200;
+  }
+  const BandSpectrum spectrum(band, kSize, true);
+  const Matrix<float> vectors = spectrum.vectors(lowrank::gaussian(kSize, kSize, 1));
+  for (std::int64_t k = 0; k < kSize; ++k) {
+    REQUIRE(std::abs(spectrum.values()[static_cast<std::size_t>(k)] -
+                     static_cast<double>(kSize - k)) <= 1e-10);
+    REQUIRE(std::abs(std::abs(vectors.row(kSize - 1 - k)[k]) - 1.0) <= 1e-6);
+  }
+}
+
 TEST_CASE("Sturm's counts tell the eigenvalues below any number of values", "[lowrank]") {
   tests::with_every_isa([] {
     constexpr std::int64_t kSize = 50;
