@@ -18,6 +18,7 @@ void bind_graph(pybind11::module_ m);
 
 // The words of _runtime.
 void bind_lowrank(pybind11::module_ m);
+void bind_session(pybind11::module_ m);
 
 /// For functions of _runtime, which links the library a second time: gives it the limit on threads
 /// that the user set in _core.

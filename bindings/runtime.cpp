@@ -141,5 +141,6 @@ bits on every CPU. weight is int8 [outputs, inputs], weight_scale float32 [outpu
 stride, dilation and the padding `before` and `after` are pairs of rows and columns; over one
 dimension only the second counts. Padding holds the zero point.)");
   bindings::bind_lowrank(m.def_submodule("lowrank"));
+  bindings::bind_session(m.def_submodule("runtime"));
   bindings::word_misfits(m);
 }

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from moptcore import lowrank as lowrank
     from moptcore.evaluation import evaluate
     from moptcore.reporting import report
+    from moptcore.runtime import Session
 
 _ROOMS = frozenset(
     {
@@ -40,10 +41,11 @@ _ROOMS = frozenset(
         "prune",
         "quant",
         "reporting",
+        "runtime",
         "torch",
     }
 )
-_FUNCTIONS = {"evaluate": "evaluation", "report": "reporting"}
+_FUNCTIONS = {"Session": "runtime", "evaluate": "evaluation", "report": "reporting"}
 
 __all__ = [
     "CoverageError",
@@ -51,6 +53,7 @@ __all__ = [
     "Error",
     "FormatError",
     "NonFiniteError",
+    "Session",
     "UnsupportedError",
     "__version__",
     "cluster",

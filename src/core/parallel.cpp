@@ -11,6 +11,7 @@
 #include <sched.h>
 
 #include <moptcore/core/check.hpp>
+#include <moptcore/core/thread_scope.hpp>
 
 #include "core/environment.hpp"
 
@@ -39,6 +40,9 @@ std::atomic<int>& thread_limit() noexcept {
   static std::atomic<int> limit{initial_threads()};
   return limit;
 }
+
+// Of a ThreadScope; 0: there is none.
+thread_local int scoped_threads = 0;
 
 // Set while one caller owns the threads; others run their blocks themselves.
 std::atomic<bool> busy{false};
@@ -111,7 +115,17 @@ bool inside_foreign_region() noexcept {
 
 }  // namespace
 
-int num_threads() noexcept { return thread_limit().load(std::memory_order_relaxed); }
+int num_threads() noexcept {
+  return scoped_threads > 0 ? scoped_threads : thread_limit().load(std::memory_order_relaxed);
+}
+
+ThreadScope::ThreadScope(int count) noexcept : before_(scoped_threads) {
+  if (count > 0) scoped_threads = count;
+}
+
+ThreadScope::~ThreadScope() { scoped_threads = before_; }
+
+bool is_forked() noexcept { return forked.load(std::memory_order_relaxed); }
 
 void set_num_threads(int count) {
   check(count >= 1 && count <= kMaxThreads, "core.set_num_threads", "count must be in [1, 1024]",

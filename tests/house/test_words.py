@@ -41,7 +41,7 @@ def test_a_cpp_test_has_a_name_that_ctest_readers_know(test: Path) -> None:
 
 @pytest.mark.parametrize("binding", select({".cpp"}, "bindings"), ids=str)
 def test_a_binding_is_named_after_its_word(binding: Path) -> None:
-    assert binding.stem.split("_")[0] in WORDS | UPPER | {"module", "array", "misfit"}
+    assert binding.stem.split("_")[0] in WORDS | UPPER | {"module", "array", "misfit", "session"}
 
 
 def test_no_file_has_a_name_that_says_nothing() -> None:

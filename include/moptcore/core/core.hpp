@@ -13,4 +13,5 @@
 #include <moptcore/core/random.hpp>
 #include <moptcore/core/shape.hpp>
 #include <moptcore/core/tensor_view.hpp>
+#include <moptcore/core/thread_scope.hpp>
 #include <moptcore/core/version.hpp>

@@ -3,3 +3,4 @@
 
 #include <moptcore/runtime/integer.hpp>
 #include <moptcore/runtime/quantize.hpp>
+#include <moptcore/runtime/session.hpp>

@@ -4,17 +4,12 @@
 #include <stdexcept>
 #include <unordered_map>
 
-#include <dnnl.hpp>
+#include "kernels/onednn/engine.hpp"
 
 namespace moptcore::inline v0::kernels::onednn {
 namespace {
 
 using dnnl::memory;
-
-const dnnl::engine& cpu() {
-  static const dnnl::engine engine(dnnl::engine::kind::cpu, 0);
-  return engine;
-}
 
 // One reorder between two dense tensors of one shape; `argument` is the quantized side.
 void reorder(void* src, memory::data_type src_type, void* dst, memory::data_type dst_type,

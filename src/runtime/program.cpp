@@ -1,0 +1,201 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "runtime/program.hpp"
+
+#include <algorithm>
+#include <set>
+
+#include <moptcore/core/parallel.hpp>
+
+#include "graph/scope.hpp"
+#include "kernels/gemm.hpp"
+#include "kernels/winograd.hpp"
+#include "runtime/fusion.hpp"
+
+namespace moptcore::inline v0::runtime {
+namespace {
+
+using graph::ElementType;
+using graph::Tensor;
+using graph::Value;
+
+// What folding may compute: small enough to be worth keeping.
+constexpr std::int64_t kFoldedBytes = std::int64_t{1} << 26;
+
+// Folds nodes without subgraphs.
+class Folding final : public graph::Environment {
+ public:
+  Tensor allocate(ElementType type, const Shape& shape) override {
+    const std::int64_t count = element_count(shape);
+    check(count <= kFoldedBytes / std::max<std::int64_t>(graph::byte_count(type, 1), 1),
+          "runtime.Session", "folded constants must be small", shape);
+    return {type, shape};
+  }
+  std::vector<Value> run(const graph::Graph&, std::span<const Value>) override {
+    throw UnsupportedError("[runtime.Session] constants are not folded through subgraphs");
+  }
+  std::uint64_t next_seed() override { return 0; }
+  void spend(std::int64_t steps) override {
+    check(steps <= kFoldedBytes - spent_, "runtime.Session", "folding must take few steps");
+    spent_ += steps;
+  }
+
+ private:
+  std::int64_t spent_ = 0;
+};
+
+}  // namespace
+
+Cell cell_of(Value value, bool is_fixed) {
+  Cell cell;
+  cell.is_fixed = is_fixed;
+  if (value.is_tensor()) {
+    const Tensor& tensor = value.tensor();
+    // oneDNN describes up to 12 axes.
+    if (tensor.type() == ElementType::float32 && tensor.size() > 0 && tensor.rank() <= 12) {
+      cell.layout = kernels::onednn::Layout(tensor.shape());
+      cell.memory = tensor;
+    }
+  }
+  cell.value = std::move(value);
+  return cell;
+}
+
+int Program::slot(const std::string& name) {
+  const auto [found, added] = index_.emplace(name, static_cast<int>(names.size()));
+  if (added) {
+    names.push_back(name);
+    constants.emplace_back();
+    defaults.emplace_back();
+  }
+  return found->second;
+}
+
+Program::Program(const graph::Graph& own, const std::map<std::string, std::int64_t>& opsets,
+                 Program* around, bool fuse)
+    : graph(&own) {
+  for (const graph::ValueInfo& input : own.inputs) inputs.push_back(slot(input.name));
+  for (const auto& [name, tensor] : own.initializers) {
+    const int index = slot(name);
+    const bool is_input = std::ranges::find(inputs, index) != inputs.end();
+    auto& place = is_input ? defaults : constants;
+    place[static_cast<std::size_t>(index)] = tensor;
+  }
+  if (around != nullptr) {
+    for (const std::string& name : graph::names_captured(own)) {
+      const int outer = around->slot(name);
+      const int index = slot(name);
+      if (around->is_constant(outer)) {
+        constants[static_cast<std::size_t>(index)] =
+            around->constants[static_cast<std::size_t>(outer)];
+      } else {
+        captures.emplace_back(index, outer);
+      }
+    }
+  }
+  compile(opsets, fuse);
+}
+
+void Program::compile(const std::map<std::string, std::int64_t>& opsets, bool fuse) {
+  for (const graph::Node& node : graph->nodes) {
+    Step step;
+    step.node = &node;
+    step.version = opsets.at(node.domain);
+    step.op = graph::find_operator(node.domain, node.op_type, step.version);
+    for (const std::string& name : node.inputs) {
+      step.inputs.push_back(name.empty() ? -1 : slot(name));
+    }
+    std::set<int> captured;
+    graph::for_each_subgraph(node, [&](const graph::Graph& body) {
+      auto program = std::make_unique<Program>(body, opsets, this, fuse);
+      for (const auto& [inner, outer] : program->captures) captured.insert(outer);
+      step.is_pure = false;
+      bodies.emplace(&body, std::move(program));
+    });
+    step.captures.assign(captured.begin(), captured.end());
+    if (!step.op->deterministic) step.is_pure = false;
+    for (const std::string& name : node.outputs) {
+      step.outputs.push_back(name.empty() ? -1 : slot(name));
+    }
+    const bool known = step.is_pure && std::ranges::all_of(step.inputs, [&](int input) {
+                         return input < 0 || is_constant(input);
+                       });
+    if (known) fold(step);
+    if (!known || !std::ranges::all_of(step.outputs, [&](int output) {
+          return output < 0 || is_constant(output);
+        })) {
+      steps.push_back(std::move(step));
+    }
+  }
+  for (const graph::ValueInfo& output : graph->outputs) outputs.push_back(slot(output.name));
+  form_groups(*this, fuse);
+  initial.resize(names.size());
+  for (std::size_t i = 0; i < names.size(); ++i) {
+    if (constants[i].has_value()) initial[i] = cell_of(constants[i], true);
+  }
+}
+
+// What cannot be folded is an error only if it is run.
+void Program::fold(const Step& step) {
+  std::vector<const Value*> given;
+  for (const int input : step.inputs) {
+    given.push_back(input < 0 ? nullptr : &constants[static_cast<std::size_t>(input)]);
+  }
+  std::vector<Value> results(step.outputs.size());
+  Folding environment;
+  graph::Call call(*step.node, step.version, given, results, environment);
+  try {
+    step.op->evaluate(call);
+  } catch (const Error&) {
+    return;
+  } catch (const std::out_of_range&) {
+    return;
+  }
+  for (std::size_t i = 0; i < results.size(); ++i) {
+    if (step.outputs[i] >= 0) {
+      constants[static_cast<std::size_t>(step.outputs[i])] = std::move(results[i]);
+    }
+  }
+}
+
+Tensor Program::packed(int slot, const kernels::onednn::Layout& source,
+                       const kernels::onednn::Layout& wanted) const {
+  const Tensor& constant = constants[static_cast<std::size_t>(slot)].tensor();
+  if (wanted.is_row_major() && source.is_row_major()) return constant;
+  const std::lock_guard lock(mutex_);
+  auto& known = packed_[slot];
+  for (const Packed& each : known) {
+    if (each.packing == Packing::layout && each.layout == wanted) return each.tensor;
+  }
+  Tensor result(ElementType::uint8, Shape{wanted.bytes()});
+  kernels::onednn::reorder(source, constant.raw(), wanted, result.mutable_raw());
+  known.push_back({Packing::layout, wanted, result});
+  return result;
+}
+
+Tensor Program::packed(int slot, Packing packing, const kernels::onednn::Layout& source) const {
+  const Tensor& constant = constants[static_cast<std::size_t>(slot)].tensor();
+  const std::lock_guard lock(mutex_);
+  auto& known = packed_[slot];
+  for (const Packed& each : known) {
+    if (each.packing == packing && each.layout == source) return each.tensor;
+  }
+  const Shape& shape = source.shape();
+  Tensor result;
+  // [columns, depth], or [columns, depth, 3, 3]
+  const std::int64_t columns = shape[0];
+  const std::int64_t depth = shape[1];
+  const std::int64_t floats = kernels::packed_floats(depth, columns);
+  const bool is_winograd = packing == Packing::winograd;
+  result = Tensor(ElementType::float32, Shape{is_winograd ? kernels::kProducts * floats : floats});
+  const auto* from = constant.data<float>();
+  auto* to = result.mutable_data<float>();
+  const Shape strides = source.strides();
+  parallel_for(kernels::panels_of(columns), 2, [&](std::int64_t first, std::int64_t last) {
+    if (is_winograd) kernels::pack_winograd(depth, columns, from, first, last, to);
+    else kernels::pack_panels(depth, columns, from, strides[1], strides[0], first, last, to);
+  });
+  known.push_back({packing, source, result});
+  return result;
+}
+
+}  // namespace moptcore::inline v0::runtime
