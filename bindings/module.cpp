@@ -16,6 +16,8 @@ PYBIND11_MODULE(_core, m) {
   moptcore::bindings::bind_quant_weights(quant);
   moptcore::bindings::bind_distill(m.def_submodule("distill"));
   moptcore::bindings::bind_pack(m.def_submodule("pack"));
-  moptcore::bindings::bind_graph(m.def_submodule("graph"));
+  const auto graph = m.def_submodule("graph");
+  moptcore::bindings::bind_graph(graph);
+  moptcore::bindings::bind_graph_passes(graph);
   moptcore::bindings::word_misfits(m);
 }

@@ -9,6 +9,36 @@ The loops are what every faster way of running a model is compared with.
 
 from __future__ import annotations
 
-from moptcore._core.graph import Model, ValueInfo, load
+from moptcore._core.graph import (
+    Model,
+    ModelCost,
+    NodeCost,
+    OptimizeReport,
+    ValueInfo,
+    Verification,
+    count,
+    infer_types,
+    load,
+    optimize,
+    pass_names,
+    random_inputs,
+    types,
+    verify_equal,
+)
 
-__all__ = ["Model", "ValueInfo", "load"]
+__all__ = [
+    "Model",
+    "ModelCost",
+    "NodeCost",
+    "OptimizeReport",
+    "ValueInfo",
+    "Verification",
+    "count",
+    "infer_types",
+    "load",
+    "optimize",
+    "pass_names",
+    "random_inputs",
+    "types",
+    "verify_equal",
+]

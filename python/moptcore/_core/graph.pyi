@@ -4,7 +4,22 @@ from __future__ import annotations
 import collections.abc
 import typing
 
-__all__: list[str] = ["Model", "ValueInfo", "load"]
+__all__: list[str] = [
+    "Model",
+    "ModelCost",
+    "NodeCost",
+    "OptimizeReport",
+    "ValueInfo",
+    "Verification",
+    "count",
+    "infer_types",
+    "load",
+    "optimize",
+    "pass_names",
+    "random_inputs",
+    "types",
+    "verify_equal",
+]
 
 class ValueInfo:
     """
@@ -55,6 +70,117 @@ class Model:
         What a run returns.
         """
 
+class NodeCost:
+    """
+    What one node costs.
+    """
+    @property
+    def macs(self) -> int | None:
+        """
+        Multiplications with an addition; None where extents are unknown.
+        """
+    @property
+    def name(self) -> str: ...
+    @property
+    def op_type(self) -> str: ...
+    @property
+    def output_bytes(self) -> int | None:
+        """
+        None where extents are unknown.
+        """
+    @property
+    def outputs(self) -> list[ValueInfo]: ...
+    @property
+    def parameter_bytes(self) -> int: ...
+    @property
+    def parameters(self) -> int: ...
+
+class ModelCost:
+    """
+    What a model costs; str() is a table.
+    """
+    def __str__(self) -> str: ...
+    @property
+    def activation_bytes(self) -> int: ...
+    @property
+    def complete(self) -> bool:
+        """
+        False where some extents are unknown: sums are of the known ones.
+        """
+    @property
+    def macs(self) -> int: ...
+    @property
+    def nodes(self) -> list[NodeCost]: ...
+    @property
+    def parameter_bytes(self) -> int: ...
+    @property
+    def parameters(self) -> int: ...
+
+class Verification:
+    """
+    What a comparison of two models has found.
+    """
+    @property
+    def difference(self) -> float:
+        """
+        The largest one, in parts of the output's magnitude.
+        """
+    @property
+    def output(self) -> str:
+        """
+        Where it is.
+        """
+    @property
+    def ran(self) -> bool:
+        """
+        False where the model does not run on made-up input: nothing is known then.
+        """
+    @property
+    def reason(self) -> str:
+        """
+        Why it did not run.
+        """
+
+class OptimizeReport:
+    """
+    What optimize has done.
+    """
+    def __repr__(self) -> str: ...
+    @property
+    def nodes_after(self) -> int: ...
+    @property
+    def nodes_before(self) -> int: ...
+    @property
+    def passes(self) -> dict[str, int]:
+        """
+        How many nodes or values each pass rewrote.
+        """
+    @property
+    def rounds(self) -> int: ...
+    @property
+    def verification(self) -> Verification: ...
+
+def count(
+    model: Model,
+    inputs: collections.abc.Mapping[str, collections.abc.Sequence[int | None]] | None = None,
+) -> ModelCost:
+    """
+    Parameters, multiplications and bytes of each node and of all, with inputs of these
+    shapes. Bodies of loops count once.
+    """
+
+def infer_types(
+    model: Model,
+    inputs: collections.abc.Mapping[str, collections.abc.Sequence[int | None]] | None = None,
+) -> Model:
+    """
+    A copy of the model with the types and shapes of all its values.
+
+    `inputs` gives inputs another shape, such as {'x': (1, 3, None, None)}; None leaves an
+    extent as it is. Extents that depend on symbols are expressions of them, as text.
+    Raises FormatError, naming the node, where shapes contradict each other.
+    """
+
 def load(
     path_or_bytes: typing.Any, *, external_directory: typing.Any | None = None, max_bytes: int = 0
 ) -> Model:
@@ -65,4 +191,45 @@ def load(
     `external_directory`, which bytes need. `max_bytes` bounds what the model takes beside
     its file; 0 is three times the file and 32 MiB. Raises FormatError, naming the field, for
     a broken model, UnsupportedError for one that is too old or too new.
+    """
+
+def optimize(
+    model: Model,
+    *,
+    without: collections.abc.Sequence[str] = [],
+    only: collections.abc.Sequence[str] = [],
+    attention: bool = False,
+    verify: bool = False,
+    max_fold_bytes: int = 67108864,
+    extent: int = 3,
+    seed: int = 0,
+) -> tuple[Model, OptimizeReport]:
+    """
+    A rewritten copy of the model that computes the same, and a report.
+
+    `without` and `only` name passes. `verify` runs the model on random input before and
+    after each pass that changes something and raises where outputs differ; symbols of
+    inputs have the extent `extent` then.
+    """
+
+def pass_names() -> list[str]:
+    """
+    The passes of optimize, in their order.
+    """
+
+def random_inputs(model: Model, *, extent: int = 3, seed: int = 0) -> dict[str, typing.Any]:
+    """
+    Inputs that verification makes up: floats in [-1, 1], whole numbers 0 and 1.
+    """
+
+def types(model: Model) -> dict[str, typing.Any]:
+    """
+    ValueInfo by name of the inputs, outputs and values between whose type is known.
+    """
+
+def verify_equal(
+    before: Model, after: Model, *, extent: int = 3, seed: int = 0, tolerance: float = 0.0
+) -> Verification:
+    """
+    Runs both models on the same random input; raises where outputs differ.
     """

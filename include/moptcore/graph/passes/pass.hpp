@@ -1,0 +1,30 @@
+// SPDX-License-Identifier: Apache-2.0
+// What every rewriting pass takes and gives. A pass changes a model, its subgraphs too, until it
+// finds nothing more to change; inputs and outputs of the model keep their names and order.
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+#include <moptcore/core/export.hpp>
+#include <moptcore/graph/model.hpp>
+
+namespace moptcore::inline v0::graph {
+
+struct PassOptions {
+  /// Bytes that constants made by folding may have in all, 16 times those of the model's
+  /// initializers and 1 MiB more at most, and what operators may count as work for them.
+  std::int64_t max_fold_bytes = std::int64_t{64} << 20;
+  std::int64_t max_fold_steps = 1'000'000'000;
+  /// How often a pass looks at the model.
+  int max_rounds = 64;
+};
+
+struct PassReport {
+  std::string pass;
+  std::int64_t changes = 0;  ///< nodes or values that were rewritten
+  int rounds = 0;
+  std::int64_t bytes = 0;  ///< of constants that folding has made
+};
+
+}  // namespace moptcore::inline v0::graph
