@@ -17,6 +17,7 @@
 #include <moptcore/core/pool.hpp>
 #include <moptcore/core/thread_scope.hpp>
 #include <moptcore/graph/onnx.hpp>
+#include <moptcore/graph/optimize.hpp>
 
 #include "runtime/engine.hpp"
 #include "runtime/plan.hpp"
@@ -162,6 +163,18 @@ Session::Session(graph::Model model, const SessionOptions& options) {
   }
   graph::inline_functions(model);
   graph::sort_nodes(model.graph);
+  // What groups of steps cannot express: weights that take over what follows them, and
+  // normalization in parts. Passes infer types, which costs more than loading: they have to be
+  // worth it.
+  const bool rewritten = std::ranges::any_of(model.graph.nodes, [](const graph::Node& node) {
+    return node.op_type == "BatchNormalization" || node.op_type == "ReduceMean";
+  });
+  if (options.fuse && rewritten) {
+    for (const char* pass :
+         {"fold_constants", "fold_batch_norm", "fold_affine", "fuse_layer_norm"}) {
+      graph::run_pass(model, pass);
+    }
+  }
   state_ = std::make_unique<State>(std::move(model), options);
   const graph::Graph& graph = state_->model.graph;
   std::set<std::string> names;

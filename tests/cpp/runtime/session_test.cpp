@@ -356,6 +356,29 @@ TEST_CASE("transposed convolutions agree with the loops", "[runtime][session]") 
   }
 }
 
+TEST_CASE("normalization by known statistics is part of the convolution or stands alone",
+          "[runtime][session]") {
+  Builder b(12);
+  const std::string x = b.input("x", {named("N"), known(8), known(9), known(7)});
+  const auto normalized = [&](const std::string& from) {
+    Tensor variance(ElementType::float32, Shape{8});
+    std::fill_n(variance.mutable_data<float>(), 8, 0.5f);
+    return b.op("BatchNormalization", {from, b.weight(Shape{8}), b.weight(Shape{8}),
+                                       b.weight(Shape{8}), b.constant(variance)});
+  };
+  const std::string filtered =
+      b.op("Conv", {x, b.weight(Shape{8, 8, 3, 3}, 0.2f)}, window({3, 3}, {1, 1}, {1, 1, 1, 1}));
+  const Model model =
+      b.finish({b.op("Relu", {normalized(filtered)}), normalized(b.op("Tanh", {x}))});
+  check_model(model, {{{"x", noise(Shape{2, 8, 9, 7}, 1)}}});
+}
+
+TEST_CASE("a large batch is run in parts and gives what its samples give", "[runtime][session]") {
+  const Model model = small_cnn(13);
+  const Tensor x = noise(Shape{40, 3, 64, 64}, 1);
+  check_model(model, {{{"x", x}}});
+}
+
 TEST_CASE("shapes that depend on elements are computed anew in each run", "[runtime][session]") {
   Builder b(6);
   const std::string x = b.input("x", {known(6)});
