@@ -9,6 +9,7 @@
 
 namespace moptcore::inline v0::graph {
 
+[[nodiscard]] std::span<const Operator> attention_operators() noexcept;
 [[nodiscard]] std::span<const Operator> cast_operators() noexcept;
 [[nodiscard]] std::span<const Operator> control_operators() noexcept;
 [[nodiscard]] std::span<const Operator> convolution_operators() noexcept;
@@ -26,25 +27,49 @@ namespace moptcore::inline v0::graph {
 [[nodiscard]] std::span<const Operator> pooling_operators() noexcept;
 [[nodiscard]] std::span<const Operator> quantization_operators() noexcept;
 [[nodiscard]] std::span<const Operator> random_operators() noexcept;
+[[nodiscard]] std::span<const Operator> recurrent_operators() noexcept;
 [[nodiscard]] std::span<const Operator> reduce_operators() noexcept;
 [[nodiscard]] std::span<const Operator> resize_operators() noexcept;
 [[nodiscard]] std::span<const Operator> sequence_operators() noexcept;
 [[nodiscard]] std::span<const Operator> shape_operators() noexcept;
+[[nodiscard]] std::span<const Operator> signal_operators() noexcept;
 [[nodiscard]] std::span<const Operator> softmax_operators() noexcept;
+[[nodiscard]] std::span<const Operator> spatial_operators() noexcept;
 [[nodiscard]] std::span<const Operator> unary_operators() noexcept;
 
 /// A new family is declared above and named here.
 [[nodiscard]] inline std::vector<std::span<const Operator>> operator_families() {
+  // clang-format off
   return {
-      cast_operators(),          control_operators(),     convolution_operators(),
-      einsum_operators(),        elementwise_operators(), gather_operators(),
-      generate_operators(),      identity_operators(),    logic_operators(),
-      loss_operators(),          matmul_operators(),      movement_operators(),
-      normalization_operators(), ordering_operators(),    pooling_operators(),
-      quantization_operators(),  random_operators(),      reduce_operators(),
-      resize_operators(),        sequence_operators(),    shape_operators(),
-      softmax_operators(),       unary_operators(),
+      attention_operators(),
+      cast_operators(),
+      control_operators(),
+      convolution_operators(),
+      einsum_operators(),
+      elementwise_operators(),
+      gather_operators(),
+      generate_operators(),
+      identity_operators(),
+      logic_operators(),
+      loss_operators(),
+      matmul_operators(),
+      movement_operators(),
+      normalization_operators(),
+      ordering_operators(),
+      pooling_operators(),
+      quantization_operators(),
+      random_operators(),
+      recurrent_operators(),
+      reduce_operators(),
+      resize_operators(),
+      sequence_operators(),
+      shape_operators(),
+      signal_operators(),
+      softmax_operators(),
+      spatial_operators(),
+      unary_operators(),
   };
+  // clang-format on
 }
 
 }  // namespace moptcore::inline v0::graph

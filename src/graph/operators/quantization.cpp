@@ -333,7 +333,9 @@ void write_codes(Call& call, const Granularity& granularity, const std::optional
   } else {
     const SmallFloat& format = *small_float_of(type);
     write_each(granularity, to, [&](std::int64_t i, std::int64_t at) {
-      return encode(format, quotient(i, at) + zero(at), saturate);
+      const float value = quotient(i, at);
+      // A sum with 0 would lose the sign of -0.
+      return encode(format, z == nullptr ? value : value + z[at], saturate);
     });
   }
   if (is_packed(type)) pack(codes, bit_width(type), y);

@@ -33,14 +33,19 @@ std::optional<Tensor> widened_input(Call& call, int index) {
   return widened(call, call.input(index));
 }
 
-void set_rounded(Call& call, int index, const Tensor& computed, ElementType type) {
-  if (computed.type() == type) return call.set(index, computed);
-  Tensor& output = call.output(index, type, computed.shape());
+Tensor rounded(Call& call, const Tensor& computed, ElementType type) {
+  if (computed.type() == type) return computed;
+  Tensor result = call.environment().allocate(type, computed.shape());
   visit_wide(call, computed.type(), [&]<class From> {
     visit_floats(call, type, [&]<class To> {
-      convert(computed.data<From>(), output.mutable_data<To>(), computed.size());
+      convert(computed.data<From>(), result.mutable_data<To>(), computed.size());
     });
   });
+  return result;
+}
+
+void set_rounded(Call& call, int index, const Tensor& computed, ElementType type) {
+  call.set(index, rounded(call, computed, type));
 }
 
 }  // namespace moptcore::inline v0::graph

@@ -21,6 +21,9 @@ inline constexpr std::int64_t kGrain = 1 << 14;
 /// An optional input, widened.
 [[nodiscard]] std::optional<Tensor> widened_input(Call& call, int index);
 
+/// `computed` (float32 or float64) rounded to `type`, another float.
+[[nodiscard]] Tensor rounded(Call& call, const Tensor& computed, ElementType type);
+
 /// Sets output `index` to `computed` (float32 or float64), rounded to `type`, another float.
 void set_rounded(Call& call, int index, const Tensor& computed, ElementType type);
 
