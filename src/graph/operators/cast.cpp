@@ -9,8 +9,8 @@
 
 #include <moptcore/core/parallel.hpp>
 
+#include <moptcore/graph/operator.hpp>
 #include "graph/operators/chunk.hpp"
-#include "graph/operators/families.hpp"
 #include "graph/operators/types.hpp"
 
 namespace moptcore::inline v0::graph {

@@ -3,7 +3,7 @@
 #include <cstring>
 #include <limits>
 
-#include "graph/operators/families.hpp"
+#include <moptcore/graph/operator.hpp>
 #include "graph/operators/moving.hpp"
 
 namespace moptcore::inline v0::graph {

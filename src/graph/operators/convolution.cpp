@@ -4,7 +4,7 @@
 #include <cstring>
 #include <limits>
 
-#include "graph/operators/families.hpp"
+#include <moptcore/graph/operator.hpp>
 #include "graph/operators/widen.hpp"
 #include "graph/operators/window.hpp"
 #include "kernels/product.hpp"

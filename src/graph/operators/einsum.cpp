@@ -6,9 +6,9 @@
 #include <string>
 #include <vector>
 
+#include <moptcore/graph/operator.hpp>
 #include "graph/operators/cast.hpp"
 #include "graph/operators/chunk.hpp"
-#include "graph/operators/families.hpp"
 #include "graph/operators/gemm.hpp"
 #include "graph/operators/types.hpp"
 

@@ -4,9 +4,9 @@
 #include <cstdint>
 #include <numbers>
 
+#include <moptcore/graph/operator.hpp>
 #include "graph/operators/cast.hpp"
 #include "graph/operators/chunk.hpp"
-#include "graph/operators/families.hpp"
 #include "graph/operators/types.hpp"
 
 namespace moptcore::inline v0::graph {

@@ -2,7 +2,7 @@
 // Operators that pass on what they are given or name.
 #include <cstring>
 
-#include "graph/operators/families.hpp"
+#include <moptcore/graph/operator.hpp>
 
 namespace moptcore::inline v0::graph {
 namespace {

@@ -5,10 +5,10 @@
 #include <limits>
 #include <type_traits>
 
+#include <moptcore/graph/operator.hpp>
 #include "graph/operators/binary.hpp"
 #include "graph/operators/cast.hpp"
 #include "graph/operators/chunk.hpp"
-#include "graph/operators/families.hpp"
 #include "graph/operators/types.hpp"
 #include "graph/operators/unary.hpp"
 

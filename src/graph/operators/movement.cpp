@@ -2,7 +2,7 @@
 // Operators that copy elements to other places.
 #include <numeric>
 
-#include "graph/operators/families.hpp"
+#include <moptcore/graph/operator.hpp>
 #include "graph/operators/moving.hpp"
 
 namespace moptcore::inline v0::graph {

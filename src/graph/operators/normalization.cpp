@@ -3,7 +3,7 @@
 #include <cmath>
 #include <limits>
 
-#include "graph/operators/families.hpp"
+#include <moptcore/graph/operator.hpp>
 #include "graph/operators/widen.hpp"
 
 namespace moptcore::inline v0::graph {

@@ -6,7 +6,7 @@
 
 #include <moptcore/core/parallel.hpp>
 
-#include "graph/operators/families.hpp"
+#include <moptcore/graph/operator.hpp>
 #include "graph/operators/moving.hpp"
 
 namespace moptcore::inline v0::graph {

@@ -3,7 +3,7 @@
 #include <cmath>
 #include <limits>
 
-#include "graph/operators/families.hpp"
+#include <moptcore/graph/operator.hpp>
 #include "graph/operators/widen.hpp"
 #include "graph/operators/window.hpp"
 

@@ -6,7 +6,7 @@
 
 #include <moptcore/graph/small_float.hpp>
 
-#include "graph/operators/families.hpp"
+#include <moptcore/graph/operator.hpp>
 #include "graph/operators/widen.hpp"
 #include "kernels/product.hpp"
 

@@ -10,8 +10,8 @@
 #include <moptcore/core/parallel.hpp>
 #include <moptcore/core/random.hpp>
 
+#include <moptcore/graph/operator.hpp>
 #include "graph/operators/cast.hpp"
-#include "graph/operators/families.hpp"
 #include "graph/operators/types.hpp"
 
 namespace moptcore::inline v0::graph {

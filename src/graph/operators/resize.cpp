@@ -5,7 +5,7 @@
 #include <cstring>
 #include <limits>
 
-#include "graph/operators/families.hpp"
+#include <moptcore/graph/operator.hpp>
 #include "graph/operators/widen.hpp"
 
 namespace moptcore::inline v0::graph {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Operators on sequences of tensors and on values that may be absent.
-#include "graph/operators/families.hpp"
+#include <moptcore/graph/operator.hpp>
 #include "graph/operators/moving.hpp"
 
 namespace moptcore::inline v0::graph {

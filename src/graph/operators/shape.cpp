@@ -2,7 +2,7 @@
 // Operators on shapes: they share the elements of their input, or make elements from an extent.
 #include <cstring>
 
-#include "graph/operators/families.hpp"
+#include <moptcore/graph/operator.hpp>
 #include "graph/operators/moving.hpp"
 
 namespace moptcore::inline v0::graph {

@@ -6,7 +6,7 @@
 #include <limits>
 #include <numbers>
 
-#include "graph/operators/families.hpp"
+#include <moptcore/graph/operator.hpp>
 #include "graph/operators/widen.hpp"
 
 namespace moptcore::inline v0::graph {

@@ -5,10 +5,10 @@
 
 #include <moptcore/core/parallel.hpp>
 
+#include <moptcore/graph/operator.hpp>
 #include "graph/operators/along_axis.hpp"
 #include "graph/operators/cast.hpp"
 #include "graph/operators/chunk.hpp"
-#include "graph/operators/families.hpp"
 #include "graph/operators/types.hpp"
 
 namespace moptcore::inline v0::graph {
