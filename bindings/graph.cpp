@@ -4,6 +4,7 @@
 #include <pybind11/stl.h>
 
 #include <moptcore/graph/onnx.hpp>
+#include <moptcore/graph/upgrade.hpp>
 
 #include <algorithm>
 #include <cerrno>
@@ -100,6 +101,38 @@ GraphModel load(const py::object& source, const std::optional<py::object>& exter
   });
 }
 
+// The model as it is, or a newer one.
+std::shared_ptr<const graph::Model> at_opset(const GraphModel& model, std::int64_t opset) {
+  if (opset == 0) return model.share();
+  auto newer = std::make_shared<graph::Model>(model.get());
+  graph::upgrade(*newer, opset);
+  return newer;
+}
+
+py::bytes to_bytes(const GraphModel& model, const std::optional<std::int64_t>& opset) {
+  std::vector<std::uint8_t> bytes;
+  {
+    const auto written = at_opset(model, opset.value_or(0));
+    const py::gil_scoped_release free;
+    bytes = graph::serialize(*written);
+  }
+  return {reinterpret_cast<const char*>(bytes.data()), bytes.size()};
+}
+
+void save(const GraphModel& model, const py::object& path, const std::optional<std::int64_t>& opset,
+          const std::optional<std::string>& external_file, std::int64_t external_from) {
+  graph::SaveOptions options;
+  options.external_file = external_file.value_or("");
+  options.external_from = external_from;
+  const std::string name = path_of(path);
+  with_os_errors([&] {
+    const auto written = at_opset(model, opset.value_or(0));
+    const py::gil_scoped_release free;
+    graph::save(*written, name, options);
+    return 0;
+  });
+}
+
 py::dict evaluate(const GraphModel& model, const py::dict& inputs,
                   const std::optional<std::vector<std::string>>& outputs, std::uint64_t seed) {
   const auto evaluator = model.evaluator();
@@ -193,6 +226,15 @@ void bind_graph(py::module_ m) {
           "Plain loops, one operator after the other: slow, and what faster ways are compared\n"
           "with. Arrays of every framework are read; NumPy arrays are returned, lists of them for\n"
           "sequences, None for an optional without a value.")
+      .def("to_bytes", &to_bytes, py::kw_only(), "opset"_a = py::none(),
+           "The bytes of an ONNX file, at most 2 GiB of them.\n\n"
+           "`opset` asks for a newer version of ONNX's operators than the model's, of 13 to 28.")
+      .def("save", &save, "path"_a, py::kw_only(), "opset"_a = py::none(),
+           "external_file"_a = py::none(), "external_from"_a = 1024,
+           "Writes an ONNX file, which appears at `path` whole or not at all.\n\n"
+           "`opset` is that of `to_bytes`.\n"
+           "`external_file` names a file beside it, which must not exist yet, for the weights of\n"
+           "`external_from` bytes or more: models over 2 GiB need one.")
       .def("__repr__", &repr);
 
   m.def(

@@ -18,6 +18,9 @@ class GraphModel {
 
   [[nodiscard]] const graph::Model& get() const noexcept { return *model_; }
 
+  /// For who uses it while others may replace it.
+  [[nodiscard]] std::shared_ptr<const graph::Model> share() const noexcept { return model_; }
+
   void set(graph::Model model) {
     model_ = std::make_shared<const graph::Model>(std::move(model));
     evaluator_ = nullptr;

@@ -161,11 +161,9 @@ py::object unpacked(const Tensor& tensor) {
   py::array_t<std::uint8_t> bytes(extents_of(tensor.shape()));
   auto* to = bytes.mutable_data();
   const auto* from = static_cast<const std::uint8_t*>(tensor.raw());
-  const bool is_signed = type == ElementType::int4 || type == ElementType::int2;
-  const int sign = is_signed ? 1 << (bits - 1) : 0;
+  const int mask = (1 << bits) - 1;
   for (std::int64_t i = 0; i < tensor.size(); ++i) {
-    const int value = from[i / in_byte] >> (i % in_byte * bits) & ((1 << bits) - 1);
-    to[i] = static_cast<std::uint8_t>((value ^ sign) - sign);
+    to[i] = static_cast<std::uint8_t>(from[i / in_byte] >> (i % in_byte * bits) & mask);
   }
   return bytes.attr("view")(numpy_dtype(type));
 }

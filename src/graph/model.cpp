@@ -21,7 +21,20 @@ std::string label(const Node& node) {
          (node.name.empty() ? (node.outputs.empty() ? "" : node.outputs[0]) : node.name) + "'";
 }
 
-void sort_nodes(Graph& graph, std::unordered_set<std::string> outer, int depth) {
+// The names that exist in a graph, and around it: a chain, so that no level copies another.
+struct Names {
+  std::unordered_set<std::string> own;
+  const Names* around = nullptr;
+
+  [[nodiscard]] bool contains(const std::string& name) const {
+    for (const Names* level = this; level != nullptr; level = level->around) {
+      if (level->own.contains(name)) return true;
+    }
+    return false;
+  }
+};
+
+void sort_nodes(Graph& graph, const Names* around, int depth) {
   check<FormatError>(depth <= kMaxDepth, kWhere, "subgraphs must be nested at most 64 deep");
   std::unordered_map<std::string, std::size_t> writer;
   for (std::size_t i = 0; i < graph.nodes.size(); ++i) {
@@ -31,10 +44,10 @@ void sort_nodes(Graph& graph, std::unordered_set<std::string> outer, int depth) 
                          "a value must be written by one node only", name);
     }
   }
-  std::unordered_set<std::string> given;
-  for (const ValueInfo& input : graph.inputs) given.insert(input.name);
-  for (const auto& [name, tensor] : graph.initializers) given.insert(name);
-  for (const std::string& name : given) {
+  Names given{{}, around};
+  for (const ValueInfo& input : graph.inputs) given.own.insert(input.name);
+  for (const auto& [name, tensor] : graph.initializers) given.own.insert(name);
+  for (const std::string& name : given.own) {
     check<FormatError>(!writer.contains(name), kWhere,
                        "a node must not write an input or initializer of its graph", name);
   }
@@ -48,7 +61,7 @@ void sort_nodes(Graph& graph, std::unordered_set<std::string> outer, int depth) 
         readers[found->second].push_back(i);
         ++waiting[i];
       } else {
-        check<FormatError>(given.contains(name) || outer.contains(name), kWhere,
+        check<FormatError>(given.contains(name), kWhere,
                            label(graph.nodes[i]) + " must read a value that exists", name);
       }
     }
@@ -75,14 +88,13 @@ void sort_nodes(Graph& graph, std::unordered_set<std::string> outer, int depth) 
   }
   graph.nodes = std::move(sorted);
 
-  for (const auto& [name, index] : writer) given.insert(name);
+  for (const auto& [name, index] : writer) given.own.insert(name);
   for (const ValueInfo& output : graph.outputs) {
-    check<FormatError>(given.contains(output.name) || outer.contains(output.name), kWhere,
-                       "an output must be a value that exists", output.name);
+    check<FormatError>(given.contains(output.name), kWhere, "an output must be a value that exists",
+                       output.name);
   }
-  given.merge(outer);
   for (Node& node : graph.nodes) {
-    for_each_subgraph(node, [&](Graph& body) { sort_nodes(body, given, depth + 1); });
+    for_each_subgraph(node, [&](Graph& body) { sort_nodes(body, &given, depth + 1); });
   }
 }
 
@@ -105,6 +117,6 @@ Subgraph& Subgraph::operator=(Subgraph&& other) noexcept {
 }
 Subgraph::~Subgraph() = default;
 
-void sort_nodes(Graph& graph) { sort_nodes(graph, {}, 0); }
+void sort_nodes(Graph& graph) { sort_nodes(graph, nullptr, 0); }
 
 }  // namespace moptcore::inline v0::graph

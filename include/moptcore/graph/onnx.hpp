@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-// ONNX files: a Model of their bytes.
+// ONNX files: a Model of their bytes, and back.
 #pragma once
 
 #include <cstdint>
 #include <span>
 #include <string>
+#include <vector>
 
 #include <moptcore/core/export.hpp>
 #include <moptcore/graph/model.hpp>
@@ -33,5 +34,25 @@ struct LoadOptions {
 /// The model in `bytes`, of which nothing is kept.
 [[nodiscard]] MOPTCORE_API Model parse(std::span<const std::uint8_t> bytes,
                                        const LoadOptions& options = {});
+
+/// The most bytes of one message of protobuf, so of a file with all its weights.
+inline constexpr std::int64_t kMaxMessage = (std::int64_t{1} << 31) - 1;
+
+struct SaveOptions {
+  /// The name of a file beside the model that the weights go into; it must not exist yet. Empty:
+  /// they stay in the model.
+  std::string external_file;
+  /// Bytes from which on a weight goes there.
+  std::int64_t external_from = 1024;
+};
+
+/// The bytes of an ONNX file. Throws Error beyond kMaxMessage.
+[[nodiscard]] MOPTCORE_API std::vector<std::uint8_t> serialize(const Model& model);
+
+/// Writes a file beside `path` and renames it, so that `path` is the old file or all of the new one
+/// at any time. Throws std::system_error; Error for a model beyond kMaxMessage without an external
+/// file, and for an external file that exists or is no plain name.
+MOPTCORE_API void save(const Model& model, const std::string& path,
+                       const SaveOptions& options = {});
 
 }  // namespace moptcore::inline v0::graph

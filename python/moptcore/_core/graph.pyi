@@ -54,6 +54,27 @@ class Model:
         with. Arrays of every framework are read; NumPy arrays are returned, lists of them for
         sequences, None for an optional without a value.
         """
+    def save(
+        self,
+        path: typing.Any,
+        *,
+        opset: int | None = None,
+        external_file: str | None = None,
+        external_from: int = 1024,
+    ) -> None:
+        """
+        Writes an ONNX file, which appears at `path` whole or not at all.
+
+        `opset` is that of `to_bytes`.
+        `external_file` names a file beside it, which must not exist yet, for the weights of
+        `external_from` bytes or more: models over 2 GiB need one.
+        """
+    def to_bytes(self, *, opset: int | None = None) -> bytes:
+        """
+        The bytes of an ONNX file, at most 2 GiB of them.
+
+        `opset` asks for a newer version of ONNX's operators than the model's, of 13 to 28.
+        """
     @property
     def inputs(self) -> list[ValueInfo]:
         """

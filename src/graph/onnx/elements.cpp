@@ -74,10 +74,12 @@ void settle_booleans(Tensor& tensor) {
 }
 
 Tensor fresh(const Proto& proto, const Path& path, Context& context) {
+  // What the smallest block of the pool and its owner take.
+  constexpr std::int64_t kLeast = 256;
   const bool is_string = proto.type == ElementType::string;
-  context.budget.charge(is_string ? proto.count * std::int64_t{sizeof(std::string)}
-                                  : byte_count(proto.type, proto.count),
-                        path);
+  const std::int64_t bytes = is_string ? proto.count * std::int64_t{sizeof(std::string)}
+                                       : byte_count(proto.type, proto.count);
+  context.budget.charge(bytes + kLeast, path);
   return {proto.type, proto.shape};
 }
 
@@ -384,8 +386,11 @@ NamedTensor read_sparse(Bytes bytes, const Path& path, Context& context) {
   const ElementType type = from.type();
   require<UnsupportedError>(!is_packed(type), values_path, "must have elements of whole bytes",
                             name(type));
-  context.budget.charge(type == ElementType::string ? count * 32 : byte_count(type, count), path);
-  Tensor dense(type, shape);
+  Proto whole;
+  whole.type = type;
+  whole.shape = shape;
+  whole.count = count;
+  Tensor dense = fresh(whole, path, context);
   const std::int64_t width = byte_count(type, 1);
   if (width > 0 && count > 0) {
     std::memset(dense.mutable_raw(), 0, static_cast<std::size_t>(count * width));

@@ -90,6 +90,8 @@ std::vector<Dimension> read_shape(Bytes bytes, const Path& path, Context& contex
           break;
         case dimension_field::dim_param:
           dimension.symbol = read_name(part.bytes("dim_param"), at, "dim_param", context);
+          // So one exporter writes extents that it does not know, different ones too.
+          if (dimension.symbol == "?") dimension.symbol.clear();
           dimension.value = -1;
           break;
         case dimension_field::denotation:

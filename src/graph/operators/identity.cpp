@@ -7,7 +7,12 @@
 namespace moptcore::inline v0::graph {
 namespace {
 
-void identity(Call& call) { call.set(0, call.value(0)); }
+// An optional value without an element passes as well.
+void identity(Call& call) {
+  const auto& inputs = call.node().inputs;
+  const bool is_empty = !call.has(0) && !inputs.empty() && !inputs[0].empty();
+  call.set(0, is_empty ? Value() : call.value(0));
+}
 
 void constant(Call& call) {
   for (const Attribute& attribute : call.node().attributes) {

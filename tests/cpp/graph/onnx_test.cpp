@@ -2,6 +2,8 @@
 #include <moptcore/graph/onnx.hpp>
 
 #include <cstdint>
+#include <cstdio>
+#include <fstream>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -97,4 +99,66 @@ TEST_CASE("Versions that are too old or too new are named", "[graph][onnx]") {
   refuses<UnsupportedError>(model("", 29), "opset of 7 to 28, got 29");
   refuses<UnsupportedError>(model("", 21, 2), "ir_version must be in [3, 14], got 2");
   refuses<FormatError>(number(1, 10) + bytes(7, ""), "opset_import must name a version");
+}
+
+TEST_CASE("What is written is read as it was, unknown fields too", "[graph][onnx]") {
+  // Field 39 is of no message that we know.
+  const std::string later = bytes(39, "later");
+  const std::string node = identity("x", "y") + later;
+  const std::string tensor = number(1, 1) + number(2, 6) + bytes(9, "\x2a\x01\x01\x01") +
+                             bytes(8, "x") + bytes(12, "what it is") + later;
+  const std::string graph = bytes(1, node) + bytes(2, "g") + bytes(5, tensor) +
+                            bytes(12, value_info("y") + later) + later;
+  const Model first = read(model(graph) + later);
+  const std::vector<std::uint8_t> written = serialize(first);
+  const std::string text(written.begin(), written.end());
+  std::size_t kept = 0;
+  for (std::size_t at = text.find(later); at != std::string::npos; at = text.find(later, at + 1)) {
+    ++kept;
+  }
+  CHECK(kept == 5);
+  CHECK(text.find("what it is") != std::string::npos);
+  CHECK(serialize(read(text)) == written);
+}
+
+TEST_CASE("A limit on memory is that of the caller", "[graph][onnx]") {
+  const std::string tensor = number(1, 1000) + number(2, 3) + bytes(9, std::string(1000, 'a'));
+  const std::string text = with_tensor(tensor);
+  LoadOptions options;
+  options.max_bytes = 1000;
+  const std::span<const std::uint8_t> span(reinterpret_cast<const std::uint8_t*>(text.data()),
+                                           text.size());
+  CHECK_THROWS_AS(parse(span, options), Error);
+  options.max_bytes = 10000;
+  CHECK_NOTHROW(parse(span, options));
+  options.max_bytes = -1;
+  CHECK_THROWS_AS(parse(span, options), Error);
+}
+
+TEST_CASE("A bool that is neither 0 nor 1 is read as true", "[graph][onnx]") {
+  const Tensor read = result_of(
+      with_tensor(number(1, 3) + number(2, 9) + bytes(9, std::string("\x00\x02\xff", 3))));
+  const auto* raw = static_cast<const std::uint8_t*>(read.raw());
+  CHECK(raw[0] == 0);
+  CHECK(raw[1] == 1);
+  CHECK(raw[2] == 1);
+}
+
+TEST_CASE("Weights that lie askew in a file are moved, not misread", "[graph][onnx]") {
+  // Names of every length put the elements at every offset.
+  for (std::size_t length = 1; length <= 16; ++length) {
+    const std::string name(length, 'x');
+    const double values[] = {1.25, -7.5, 1e300};
+    const std::string raw(reinterpret_cast<const char*>(values), sizeof values);
+    const std::string tensor = bytes(8, name) + number(1, 3) + number(2, 11) + bytes(9, raw);
+    const std::string text =
+        model(bytes(1, identity(name, "y")) + bytes(5, tensor) + bytes(12, value_info("y")));
+    const std::string path = "onnx_test_askew.onnx";
+    std::ofstream(path, std::ios::binary) << text;
+    const Model loaded = load(path);
+    std::remove(path.c_str());
+    const Tensor y = evaluate(loaded, {}).at("y").tensor();
+    CHECK(reinterpret_cast<std::uintptr_t>(y.raw()) % 8 == 0);
+    for (int i = 0; i < 3; ++i) CHECK(y.values<double>()[i] == values[i]);
+  }
 }
