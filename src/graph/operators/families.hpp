@@ -11,6 +11,7 @@ namespace moptcore::inline v0::graph {
 
 [[nodiscard]] std::span<const Operator> attention_operators() noexcept;
 [[nodiscard]] std::span<const Operator> cast_operators() noexcept;
+[[nodiscard]] std::span<const Operator> classical_operators() noexcept;
 [[nodiscard]] std::span<const Operator> control_operators() noexcept;
 [[nodiscard]] std::span<const Operator> convolution_operators() noexcept;
 [[nodiscard]] std::span<const Operator> einsum_operators() noexcept;
@@ -35,6 +36,8 @@ namespace moptcore::inline v0::graph {
 [[nodiscard]] std::span<const Operator> signal_operators() noexcept;
 [[nodiscard]] std::span<const Operator> softmax_operators() noexcept;
 [[nodiscard]] std::span<const Operator> spatial_operators() noexcept;
+[[nodiscard]] std::span<const Operator> text_operators() noexcept;
+[[nodiscard]] std::span<const Operator> trees_operators() noexcept;
 [[nodiscard]] std::span<const Operator> unary_operators() noexcept;
 
 /// A new family is declared above and named here.
@@ -43,6 +46,7 @@ namespace moptcore::inline v0::graph {
   return {
       attention_operators(),
       cast_operators(),
+      classical_operators(),
       control_operators(),
       convolution_operators(),
       einsum_operators(),
@@ -67,6 +71,8 @@ namespace moptcore::inline v0::graph {
       signal_operators(),
       softmax_operators(),
       spatial_operators(),
+      text_operators(),
+      trees_operators(),
       unary_operators(),
   };
   // clang-format on
