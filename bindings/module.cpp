@@ -19,5 +19,6 @@ PYBIND11_MODULE(_core, m) {
   const auto graph = m.def_submodule("graph");
   moptcore::bindings::bind_graph(graph);
   moptcore::bindings::bind_graph_passes(graph);
+  moptcore::bindings::bind_graph_channels(graph);
   moptcore::bindings::word_misfits(m);
 }

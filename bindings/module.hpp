@@ -15,6 +15,7 @@ void bind_quant_weights(pybind11::module_ m);
 void bind_distill(pybind11::module_ m);
 void bind_pack(pybind11::module_ m);
 void bind_graph(pybind11::module_ m);
+void bind_graph_channels(pybind11::module_ m);
 void bind_graph_passes(pybind11::module_ m);
 
 // The words of _runtime.

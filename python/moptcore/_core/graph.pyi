@@ -19,6 +19,18 @@ __all__: list[str] = [
     "random_inputs",
     "types",
     "verify_equal",
+    "ChannelGroup",
+    "ChannelMember",
+    "ChannelRecipe",
+    "Model",
+    "ValueInfo",
+    "channel_groups",
+    "channel_scores",
+    "choose_channels",
+    "fingerprint",
+    "load",
+    "mask_channels",
+    "remove_channels",
 ]
 
 class ValueInfo:
@@ -99,6 +111,57 @@ class NodeCost:
     def macs(self) -> int | None:
         """
         Multiplications with an addition; None where extents are unknown.
+class ChannelMember:
+    """
+    Where the units of a group lie along one axis of a tensor.
+    """
+    def __repr__(self) -> str: ...
+    @property
+    def axis(self) -> int: ...
+    @property
+    def block(self) -> int:
+        """
+        Indices of each unit.
+        """
+    @property
+    def indices(self) -> list[int]:
+        """
+        Along the axis; those of unit u begin at u * block.
+        """
+    @property
+    def initializer(self) -> bool: ...
+    @property
+    def node(self) -> str:
+        """
+        The node that writes the tensor; of a weight, the first that reads it.
+        """
+    @property
+    def offset(self) -> int:
+        """
+        The least of the indices.
+        """
+    @property
+    def tensor(self) -> str: ...
+
+class ChannelGroup:
+    """
+    Channels that can be cut only together, once for each unit.
+    """
+    def __repr__(self) -> str: ...
+    @property
+    def extent(self) -> int:
+        """
+        Channels of the first member.
+        """
+    @property
+    def fixed(self) -> bool:
+        """
+        True where none can be cut.
+        """
+    @property
+    def members(self) -> list[ChannelMember]:
+        """
+        Weights first.
         """
     @property
     def name(self) -> str: ...
@@ -200,6 +263,92 @@ def infer_types(
     `inputs` gives inputs another shape, such as {'x': (1, 3, None, None)}; None leaves an
     extent as it is. Extents that depend on symbols are expressions of them, as text.
     Raises FormatError, naming the node, where shapes contradict each other.
+    def reason(self) -> str:
+        """
+        Why they are fixed.
+        """
+    @property
+    def unit(self) -> int:
+        """
+        Channels of the first member in one unit.
+        """
+    @property
+    def units(self) -> int: ...
+
+class ChannelRecipe:
+    """
+    Which units of each group stay, and of which architecture.
+    """
+
+    __hash__: typing.ClassVar[None] = None  # type: ignore[assignment]
+    @staticmethod
+    def from_json(json: str) -> ChannelRecipe:
+        """
+        Raises FormatError, which names the place, for text that is no recipe.
+        """
+    def __eq__(self, arg0: object) -> bool: ...
+    def __init__(
+        self,
+        fingerprint: str,
+        units: collections.abc.Mapping[str, int],
+        kept: collections.abc.Mapping[str, collections.abc.Sequence[int]],
+    ) -> None:
+        """
+        For each group in `kept` the indices of the units that stay, ascending, and in
+        `units` how many there were.
+        """
+    def __repr__(self) -> str: ...
+    def to_json(self) -> str: ...
+    @property
+    def fingerprint(self) -> str: ...
+    @property
+    def kept(self) -> dict[str, list[int]]:
+        """
+        The units that stay, by group; other groups stay whole.
+        """
+    @property
+    def units(self) -> dict[str, int]:
+        """
+        How many units the groups had.
+        """
+
+def channel_groups(model: Model) -> list[ChannelGroup]:
+    """
+    The groups of channels that hold weights, in the order of the nodes.
+
+    What is not understood is fixed, with the reason.
+    """
+
+def channel_scores(model: Model, ord: float = 2.0) -> dict[str, list[float]]:
+    """
+    The norm of all weights of each unit that can be cut, by name of the group.
+    """
+
+def choose_channels(
+    model: Model,
+    sparsity: float = 0.5,
+    *,
+    scope: str = "group",
+    ord: float = 2.0,
+    scores: collections.abc.Mapping[str, collections.abc.Sequence[float]] | None = None,
+    min_units: int = 1,
+    multiple_of: int = 1,
+    shares: collections.abc.Mapping[str, float] = {},
+    take: collections.abc.Callable[[ChannelGroup], bool] = None,
+) -> ChannelRecipe:
+    """
+    A recipe that cuts the share `sparsity` of the units, those of least score.
+
+    scope: 'group', or 'global', where all units are ranked together, each by its score
+    over the mean of its group. scores: by group a number for each unit, instead of the
+    norm of order `ord` of all its weights. min_units: that every group keeps.
+    multiple_of: what the channels that stay in a group are a multiple of. shares: by
+    group, instead of sparsity. take: says of a ChannelGroup whether it may be cut.
+    """
+
+def fingerprint(model: Model) -> str:
+    """
+    Equal for models that differ in weights and in the names of values only.
     """
 
 def load(
@@ -253,4 +402,16 @@ def verify_equal(
 ) -> Verification:
     """
     Runs both models on the same random input; raises where outputs differ.
+def mask_channels(model: Model, recipe: ChannelRecipe) -> Model:
+    """
+    A model in the old shapes that computes what remove_channels' model does.
+
+    The same units are 0 wherever they are added up.
+    """
+
+def remove_channels(model: Model, recipe: ChannelRecipe) -> Model:
+    """
+    A model without the units that the recipe does not keep.
+
+    Raises FormatError for a recipe of another architecture.
     """
