@@ -37,12 +37,14 @@ from moptcore.torch.weights import quantize_weights
 if TYPE_CHECKING:
     from moptcore.torch import prune
     from moptcore.torch.calibration import quantize_static
+    from moptcore.torch.channels import ChannelRemoval, remove_channels
     from moptcore.torch.export import export_onnx
     from moptcore.torch.lowrank import Factorization, apply_factorization, factorize
     from moptcore.torch.qat import prepare_qat
 
 __all__ = [
     "AttentionTransferLoss",
+    "ChannelRemoval",
     "CheckpointedSequential",
     "Clusterer",
     "Codebook",
@@ -84,6 +86,7 @@ __all__ = [
     "prune_with_reconstruction",
     "quantize_static",
     "quantize_weights",
+    "remove_channels",
     "save_packed",
     "soft_target_loss",
     "sparsity",
@@ -94,12 +97,14 @@ __all__ = [
 
 # Loaded on first use: the exporter pulls in onnx, low rank oneDNN.
 _LAZY = {
+    "ChannelRemoval": "channels",
     "Factorization": "lowrank",
     "apply_factorization": "lowrank",
     "export_onnx": "export",
     "factorize": "lowrank",
     "prepare_qat": "qat",
     "quantize_static": "calibration",
+    "remove_channels": "channels",
 }
 
 

@@ -109,6 +109,16 @@ def export_onnx(
     return target
 
 
+def unfolded(model: nn.Module, inputs: tuple[torch.Tensor, ...]) -> onnx.ModelProto:
+    """The float graph whose initializers are the parameters of the model, under their names."""
+    names = (None, None)
+    try:
+        program = capture(model, _WHERE)
+        return _Writer(model, program, inputs, 17, True, names, fold=False).model()
+    except UnsupportedError as error:
+        return _through_torch(model, inputs, 18, True, names, error, optimize=False)
+
+
 def _name_axes(proto: onnx.ModelProto, axes: Mapping[str, Mapping[int, str]]) -> None:
     """Gives the free axes of inputs and outputs the names that the caller wants."""
     infos = {info.name: info for info in [*proto.graph.input, *proto.graph.output]}
@@ -148,6 +158,7 @@ def _through_torch(
     dynamic_batch: bool,
     names: tuple[Sequence[str] | None, Sequence[str] | None],
     reason: UnsupportedError,
+    optimize: bool = True,
 ) -> onnx.ModelProto:
     shapes = tuple({0: torch.export.Dim.DYNAMIC} for _ in inputs) if dynamic_batch else None
     try:
@@ -164,6 +175,7 @@ def _through_torch(
                 input_names=names[0],
                 output_names=names[1],
                 verbose=False,
+                optimize=optimize,
             )
     except Exception as error:
         cause: BaseException = error
@@ -187,8 +199,10 @@ class _Writer:
         opset: int,
         dynamic_batch: bool,
         names: tuple[Sequence[str] | None, Sequence[str] | None],
+        fold: bool = True,
     ) -> None:
         self._module = model
+        self._fold = fold
         self._program = program
         self._opset = opset
         self._users = program.users
@@ -518,6 +532,8 @@ class _Writer:
         name = self._parameters.get(id(weight), step.name)
         stem = name.removesuffix("weight").rstrip(".") or "model"
         norm = users[0] if len(users) == 1 and users[0].kind == "batch_norm" else None
+        if not self._fold:
+            norm = None
         if norm is not None and not transposed and norm.target[0].running_mean is not None:
             factor, shift = fold_norm(norm.target[0], bias)
             shape = (-1, *[1] * (weight.dim() - 1))
