@@ -15,6 +15,7 @@
 #include <vector>
 
 #include "array.hpp"
+#include "backend.hpp"
 #include "constructed.hpp"
 #include "module.hpp"
 
@@ -222,22 +223,6 @@ void check_packed(const AnyView& bytes, const Shape& shape, const char* where,
             (needed == 1 ? " byte" : " bytes") + " (two integers in each)",
         shape_text(bytes.shape()));
   check(bytes.is_contiguous(), where, std::string(argument) + " must be contiguous");
-}
-
-// A function of _runtime, the module that needs oneDNN.
-py::object onednn(const char* function, const std::string& backend, const char* where) {
-  check(backend == "onednn", where, "backend must be None or \"onednn\"", backend);
-  try {
-    return py::module_::import("moptcore._runtime").attr(function);
-  } catch (py::error_already_set& error) {
-    if (!error.matches(PyExc_ImportError)) throw;
-    const std::string reason = py::str(error.value());
-    throw UnsupportedError(
-        error_text(where,
-                   "backend onednn needs the oneDNN library (pip install onednn-cpu-gomp) and a "
-                   "moptcore built with it",
-                   reason));
-  }
 }
 
 py::object quantize(const Array& x, const QParams& qp, const py::object& out,

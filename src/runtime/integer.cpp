@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <cstdlib>
 #include <cstring>
 #include <limits>
 #include <sstream>
@@ -11,8 +12,11 @@
 
 #include <moptcore/core/parallel.hpp>
 #include <moptcore/core/pool.hpp>
+#include <moptcore/quant/quantize.hpp>
 
 #include "kernels/integer.hpp"
+#include "kernels/onednn/integer.hpp"
+#include "runtime/refusal.hpp"
 
 namespace moptcore::inline v0::runtime {
 namespace {
@@ -135,6 +139,102 @@ kernels::Convolution geometry(const Shape& x, const Shape& weight,
   return c;
 }
 
+// Of two bytes and two weights the sum is at most 255 * (64 + 64) = 32640 in magnitude, below the
+// 32767 of 16 bit, whichever two it is that oneDNN adds; with 65 it is 33150.
+constexpr int kExactWeight = 64;
+
+void check_exact(std::span<const std::int8_t> weight, const char* where) {
+  if (kernels::onednn::sums_bytes_exactly()) return;
+  int largest = 0;
+  for (const std::int8_t value : weight) largest = std::max(largest, std::abs(int{value}));
+  check<UnsupportedError>(
+      largest <= kExactWeight, where,
+      "backend onednn takes weights in [-64, 64] only: oneDNN finds no AVX512_VNNI on this CPU and "
+      "adds pairs of products in 16 bit, which saturate for larger ones;",
+      largest);
+}
+
+// float(sum - zero_point * sum of weights + bias) * scale of the products of whole bytes.
+class Finish {
+ public:
+  Finish(std::int64_t outputs, std::int64_t inputs, const std::int8_t* weight,
+         std::int32_t zero_point, const kernels::Outputs& results)
+      : outputs_(outputs), results_(results), shift_(static_cast<std::size_t>(outputs)) {
+    for (std::int64_t o = 0; o < outputs; ++o) {
+      std::int32_t sum = 0;
+      for (std::int64_t k = 0; k < inputs; ++k) sum += weight[o * inputs + k];
+      const std::int64_t bias = results.bias == nullptr ? 0 : results.bias[o];
+      shift_[static_cast<std::size_t>(o)] = bias - std::int64_t{zero_point} * sum;
+    }
+    // Modulo 2^32: what they are added to may leave 32 bit, the result does not unless it is wide.
+    for (const std::int64_t each : shift_) narrow_.push_back(static_cast<std::uint32_t>(each));
+  }
+
+  void operator()(std::int64_t rows, const std::int32_t* sums, float* y) const {
+    const float* scale = results_.scale;
+    for (std::int64_t r = 0; r < rows; ++r, sums += outputs_, y += outputs_) {
+      if (results_.wide) {
+        const std::int64_t* shift = shift_.data();
+        for (std::int64_t o = 0; o < outputs_; ++o) {
+          y[o] = static_cast<float>(sums[o] + shift[o]) * scale[o];
+        }
+      } else {
+        const std::uint32_t* shift = narrow_.data();
+        for (std::int64_t o = 0; o < outputs_; ++o) {
+          const std::uint32_t sum = static_cast<std::uint32_t>(sums[o]) + shift[o];
+          y[o] = static_cast<float>(static_cast<std::int32_t>(sum)) * scale[o];
+        }
+      }
+    }
+  }
+
+ private:
+  std::int64_t outputs_;
+  kernels::Outputs results_;
+  std::vector<std::int64_t> shift_;
+  std::vector<std::uint32_t> narrow_;
+};
+
+// Rows of x as bytes, [rows, inputs]; an int8 grid 128 higher, where it is one of uint8.
+PoolBuffer bytes_of(const AnyView& x, const QParams& input, const char* where) {
+  PoolBuffer bytes = pool_allocate(x.size());
+  try {
+    quant::quantize(x, input, MutableAnyView(bytes.get(), input.dtype(), x.shape()));
+  } catch (const NonFiniteError&) {
+    refuse_nan(false, where);
+  }
+  if (input.dtype() == DType::int8) {
+    auto* const data = static_cast<std::uint8_t*>(bytes.get());
+    parallel_for(x.size(), 1 << 16, [&](std::int64_t first, std::int64_t last) {
+      for (std::int64_t i = first; i < last; ++i) data[i] ^= 0x80;
+    });
+  }
+  return bytes;
+}
+
+void onednn_linear(const AnyView& x, const QParams& input, std::int64_t outputs,
+                   std::int64_t inputs, const std::int8_t* weight, const kernels::Outputs& results,
+                   float* out, const char* where) {
+  // Rows of one product: their sums stay in the second cache.
+  constexpr std::int64_t kMost = 256;
+  const std::int64_t rows = x.size() / inputs;
+  const std::int64_t grain = std::min(rows, kMost);
+  check_exact({weight, static_cast<std::size_t>(outputs * inputs)}, where);
+  const PoolBuffer bytes = bytes_of(x, input, where);
+  const std::int32_t zero_point = input.zero_point()[0] + (input.dtype() == DType::int8 ? 128 : 0);
+  const Finish finish(outputs, inputs, weight, zero_point, results);
+  or_refusal(where, [&] {
+    const kernels::onednn::ByteProduct product(grain, inputs, outputs, weight);
+    parallel_for(rows, grain, [&](std::int64_t first, std::int64_t last) {
+      const std::int64_t count = last - first;
+      const PoolBuffer memory = pool_allocate(4 * count * outputs);
+      auto* const sums = static_cast<std::int32_t*>(memory.get());
+      product.multiply(count, static_cast<const std::uint8_t*>(bytes.get()) + first * inputs, sums);
+      finish(count, sums, out + first * outputs);
+    });
+  });
+}
+
 }  // namespace
 
 Shape convolution_shape(const Shape& x, const Shape& weight, const ConvolutionOptions& options) {
@@ -148,7 +248,7 @@ Shape convolution_shape(const Shape& x, const Shape& weight, const ConvolutionOp
 
 void integer_linear(const AnyView& x, const QParams& input, const AnyView& weight,
                     std::span<const float> weight_scale, const std::optional<AnyView>& bias,
-                    const MutableAnyView& out) {
+                    const MutableAnyView& out, IntegerBackend backend) {
   constexpr auto where = "runtime.integer_linear";
   check_operands(x, weight, out, where);
   check(weight.rank() == 2, where, "weight must have 2 dimensions", weight.shape());
@@ -164,6 +264,12 @@ void integer_linear(const AnyView& x, const QParams& input, const AnyView& weigh
   results.outputs.scale = results.scale.data();
   if (out.empty()) return;
   const std::int64_t outputs = weight.shape()[0];
+  // Without inputs there is nothing to multiply.
+  if (backend == IntegerBackend::onednn && inputs > 0) {
+    onednn_linear(x, input, outputs, inputs, static_cast<const std::int8_t*>(weight.data()),
+                  results.outputs, static_cast<float*>(out.data()), where);
+    return;
+  }
   const std::int64_t rows = out.size() / outputs;
   const std::vector<std::int32_t> packed =
       kernels::pack_linear(outputs, inputs, static_cast<const std::int8_t*>(weight.data()));

@@ -4,12 +4,12 @@
 #include <algorithm>
 #include <cstdint>
 #include <sstream>
-#include <stdexcept>
 #include <string>
 
 #include <moptcore/core/parallel.hpp>
 
 #include "kernels/onednn/reorder.hpp"
+#include "runtime/refusal.hpp"
 
 namespace moptcore::inline v0::runtime {
 namespace {
@@ -87,16 +87,6 @@ void narrow(Q* data, std::int64_t n, const QParams& params) {
   });
 }
 
-template <class F>
-void call(const char* where, F&& f) {
-  try {
-    f();
-  } catch (const std::runtime_error& error) {
-    throw UnsupportedError('[' + std::string(where) + "] oneDNN " + onednn_version() +
-                           " refused: " + error.what());
-  }
-}
-
 }  // namespace
 
 std::string onednn_version() { return kernels::onednn::version(); }
@@ -111,7 +101,7 @@ void quantize(const AnyView& src, const QParams& params, const MutableAnyView& d
   check_no_nan(src, where);
   if (src.empty()) return;
   const bool is_signed = params.dtype() == DType::int8;
-  call(where, [&] {
+  or_refusal(where, [&] {
     kernels::onednn::quantize_f32(static_cast<const float*>(src.data()), shape, params.scale(),
                                   zero_point, is_signed, dst.data());
   });
@@ -127,7 +117,7 @@ void dequantize(const AnyView& src, const QParams& params, const MutableAnyView&
   const Grouped shape = grouped(src.shape(), params, where);
   const std::int32_t zero_point = one_zero_point(params, where);
   if (src.empty()) return;
-  call(where, [&] {
+  or_refusal(where, [&] {
     kernels::onednn::dequantize_f32(src.data(), shape, params.scale(), zero_point,
                                     params.dtype() == DType::int8, static_cast<float*>(dst.data()));
   });

@@ -22,6 +22,9 @@ struct ConvolutionOptions {
   std::int64_t groups = 1;
 };
 
+/// Who multiplies the integers.
+enum class IntegerBackend : std::uint8_t { ours, onednn };
+
 /// out [..., outputs] of x [..., inputs] and int8 weights [outputs, inputs]:
 ///
 ///   q = saturate(round_half_even(x / input.scale) + input.zero_point)
@@ -33,9 +36,14 @@ struct ConvolutionOptions {
 /// all contiguous. A weight_scale may be negative. Throws NonFiniteError for NaN in x,
 /// UnsupportedError for more inputs than the sums of 32 bit can hold, DTypeError and Error for
 /// the rest.
+///
+/// IntegerBackend::onednn gives the same bits. Where oneDNN lacks AVX512_VNNI it adds pairs of
+/// products in saturating 16 bit, so that there weights beyond 64 are an UnsupportedError. Takes a
+/// byte of memory for each x beside the weights.
 MOPTCORE_API void integer_linear(const AnyView& x, const QParams& input, const AnyView& weight,
                                  std::span<const float> weight_scale,
-                                 const std::optional<AnyView>& bias, const MutableAnyView& out);
+                                 const std::optional<AnyView>& bias, const MutableAnyView& out,
+                                 IntegerBackend backend = IntegerBackend::ours);
 
 /// The same of a convolution: x [batch, channels, (height,) width], weight [outputs,
 /// channels / groups, (kernel height,) kernel width], out of `convolution_shape`. Padding holds

@@ -4,3 +4,4 @@
 #include <moptcore/runtime/integer.hpp>
 #include <moptcore/runtime/quantize.hpp>
 #include <moptcore/runtime/session.hpp>
+#include <moptcore/runtime/soft_targets.hpp>
