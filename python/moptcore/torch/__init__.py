@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from moptcore.torch.calibration import quantize_static
     from moptcore.torch.channels import ChannelRemoval, remove_channels
     from moptcore.torch.export import export_onnx
+    from moptcore.torch.export import export_onnx, to_graph
     from moptcore.torch.lowrank import Factorization, apply_factorization, factorize
     from moptcore.torch.qat import prepare_qat
 
@@ -91,6 +92,7 @@ __all__ = [
     "soft_target_loss",
     "sparsity",
     "strip",
+    "to_graph",
     "train",
     "weight_share",
 ]
@@ -105,6 +107,7 @@ _LAZY = {
     "prepare_qat": "qat",
     "quantize_static": "calibration",
     "remove_channels": "channels",
+    "to_graph": "export",
 }
 
 

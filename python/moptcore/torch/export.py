@@ -18,6 +18,7 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
 from moptcore import DTypeError, Error, UnsupportedError, __version__
+from moptcore.graph import Model, load
 from moptcore.torch.arguments import unwrapped
 from moptcore.torch.capture import (
     Program,
@@ -31,7 +32,7 @@ from moptcore.torch.capture import (
 from moptcore.torch.qat import ActivationQuantizer, QuantizedLayer, QuantizedModel, fold_norm
 from moptcore.torch.weights import DynamicLayer
 
-__all__ = ["export_onnx"]
+__all__ = ["export_onnx", "to_graph"]
 
 _WHERE = "torch.export_onnx"
 _OPSETS = range(13, 22)
@@ -63,13 +64,7 @@ def export_onnx(
     The file appears whole or not at all. Raises UnsupportedError naming all operations that have
     no ONNX form, or the layers of `quantize_weights(scheme="int8_dynamic")`.
     """
-    if not isinstance(model, nn.Module):
-        raise DTypeError(f"[{_WHERE}] model must be a torch.nn.Module, got {type(model).__name__}")
-    model = unwrapped(model)
-    if not isinstance(opset, int):
-        raise DTypeError(f"[{_WHERE}] opset must be an integer, got {opset!r}")
-    if opset not in _OPSETS:
-        raise Error(f"[{_WHERE}] opset must be in [{_OPSETS[0]}, {_OPSETS[-1]}], got {opset}")
+    _check_module(model, opset)
     if not isinstance(path, str | os.PathLike):
         raise DTypeError(f"[{_WHERE}] path must be a str or a path, got {type(path).__name__}")
     target = Path(path)
@@ -77,8 +72,59 @@ def export_onnx(
         raise Error(f"[{_WHERE}] path must be in an existing directory, got {os.fspath(path)!r}")
     if target.is_dir():
         raise Error(f"[{_WHERE}] path must be a file, got the directory {os.fspath(path)!r}")
+    proto = _model_proto(
+        model, example, opset, (input_names, output_names), dynamic_batch, dynamic_axes
+    )
+    partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
+    try:
+        partial.write_bytes(proto.SerializeToString())
+        partial.replace(target)
+    finally:
+        partial.unlink(missing_ok=True)
+    return target
+
+
+def to_graph(
+    model: nn.Module,
+    example: Any,
+    *,
+    opset: int = 17,
+    input_names: Sequence[str] | None = None,
+    output_names: Sequence[str] | None = None,
+    dynamic_batch: bool = True,
+    dynamic_axes: Mapping[str, Mapping[int, str]] | None = None,
+) -> Model:
+    """What `export_onnx` would write, as a graph in memory: to optimize, count, cut or run.
+
+    The arguments and errors are those of `export_onnx`. The weights are copied: training the module
+    on does not change the graph.
+    """
+    _check_module(model, opset)
+    proto = _model_proto(
+        model, example, opset, (input_names, output_names), dynamic_batch, dynamic_axes
+    )
+    return load(proto.SerializeToString())
+
+
+def _check_module(model: nn.Module, opset: int) -> None:
+    if not isinstance(model, nn.Module):
+        raise DTypeError(f"[{_WHERE}] model must be a torch.nn.Module, got {type(model).__name__}")
+    if not isinstance(opset, int):
+        raise DTypeError(f"[{_WHERE}] opset must be an integer, got {opset!r}")
+    if opset not in _OPSETS:
+        raise Error(f"[{_WHERE}] opset must be in [{_OPSETS[0]}, {_OPSETS[-1]}], got {opset}")
+
+
+def _model_proto(
+    model: nn.Module,
+    example: Any,
+    opset: int,
+    names: tuple[Sequence[str] | None, Sequence[str] | None],
+    dynamic_batch: bool,
+    dynamic_axes: Mapping[str, Mapping[int, str]] | None,
+) -> onnx.ModelProto:
+    model = unwrapped(model)
     inputs = example_inputs(example, _WHERE)
-    names = (input_names, output_names)
     dynamic = [name for name, each in model.named_modules() if isinstance(each, DynamicLayer)]
     if dynamic:
         raise UnsupportedError(
@@ -100,13 +146,7 @@ def export_onnx(
             f"[{_WHERE}] model must be at most 2 GiB as one file, got {proto.ByteSize()} bytes"
         )
     onnx.checker.check_model(proto)
-    partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
-    try:
-        partial.write_bytes(proto.SerializeToString())
-        partial.replace(target)
-    finally:
-        partial.unlink(missing_ok=True)
-    return target
+    return proto
 
 
 def unfolded(model: nn.Module, inputs: tuple[torch.Tensor, ...]) -> onnx.ModelProto:
