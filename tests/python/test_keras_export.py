@@ -42,7 +42,7 @@ def test_a_sequential_model_computes_the_same_as_a_graph_for_any_batch() -> None
 
 def test_a_functional_model_with_two_inputs_computes_the_same_as_a_graph() -> None:
     first, second = keras.Input((4,), name="first"), keras.Input((3,), name="second")
-    joined = keras.layers.Concatenate()([first, keras.layers.LayerNormalization()(second)])
+    joined = keras.layers.Concatenate()([first, keras.layers.BatchNormalization()(second)])
     model = keras.Model([first, second], keras.layers.Dense(2, activation="gelu")(joined))
     graph = mck.to_graph(model)
     rng = np.random.default_rng(1)

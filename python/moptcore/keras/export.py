@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import tempfile
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,10 @@ def to_graph(model: Any, example: Any = None) -> Model:
         path = Path(folder) / "model.onnx"
         signature = [keras.tree.map_structure(_spec, inputs)]
         try:
-            model.export(path, format="onnx", verbose=False, input_signature=signature)
+            with warnings.catch_warnings():
+                # The exporters beneath Keras warn of themselves and of what they trace.
+                warnings.simplefilter("ignore")
+                model.export(path, format="onnx", verbose=False, input_signature=signature)
         except ImportError as error:
             backend = keras.backend.backend()
             raise UnsupportedError(

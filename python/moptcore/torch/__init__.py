@@ -38,7 +38,6 @@ if TYPE_CHECKING:
     from moptcore.torch import prune
     from moptcore.torch.calibration import quantize_static
     from moptcore.torch.channels import ChannelRemoval, remove_channels
-    from moptcore.torch.export import export_onnx
     from moptcore.torch.export import export_onnx, to_graph
     from moptcore.torch.lowrank import Factorization, apply_factorization, factorize
     from moptcore.torch.qat import prepare_qat
