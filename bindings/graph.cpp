@@ -4,6 +4,7 @@
 #include <pybind11/stl.h>
 
 #include <moptcore/graph/onnx.hpp>
+#include <moptcore/graph/summary.hpp>
 #include <moptcore/graph/upgrade.hpp>
 
 #include <algorithm>
@@ -235,6 +236,15 @@ void bind_graph(py::module_ m) {
            "`opset` is that of `to_bytes`.\n"
            "`external_file` names a file beside it, which must not exist yet, for the weights of\n"
            "`external_from` bytes or more: models over 2 GiB need one.")
+      .def(
+          "summary",
+          [](const GraphModel& self) {
+            const auto model = self.share();
+            const py::gil_scoped_release free;
+            return graph::table(graph::count(*model));
+          },
+          "A table: each node with what it gives, its parameters and multiplications, and the "
+          "sums; `count` has the numbers.")
       .def("__repr__", &repr);
 
   m.def(

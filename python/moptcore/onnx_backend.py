@@ -24,10 +24,11 @@ __all__ = ["Backend", "Prepared", "prepare", "run_model", "run_node", "supports_
 
 
 class Prepared(base.BackendRep):
-    """A model that is ready to run."""
+    """A model that is ready to run, by a loop for each operator or by a Session."""
 
-    def __init__(self, model: graph.Model) -> None:
+    def __init__(self, model: Any) -> None:
         self.model = model
+        self._run = model.evaluate if isinstance(model, graph.Model) else model.run
 
     def run(self, inputs: Any, **kwargs: Any) -> tuple[Any, ...]:
         """The outputs in the model's order, of a list of inputs in its order or inputs by name."""
@@ -41,7 +42,7 @@ class Prepared(base.BackendRep):
                     f"[onnx_backend.run] inputs must be at most {len(names)}, got {len(given)}"
                 )
             values = dict(zip(names, given, strict=False))
-        found = self.model.evaluate(values, **kwargs)
+        found = self._run(values, **kwargs)
         return tuple(found[info.name] for info in self.model.outputs)
 
 
@@ -49,10 +50,24 @@ class Backend(base.Backend):
     """Runs ONNX models with moptcore, on the CPU."""
 
     @classmethod
-    def prepare(cls, model: Any, device: str = "CPU", **kwargs: Any) -> Prepared:
-        """Reads a ModelProto; raises UnsupportedError that names the operators it lacks."""
+    def prepare(
+        cls, model: Any, device: str = "CPU", *, engine: str = "evaluate", **kwargs: Any
+    ) -> Prepared:
+        """Reads a ModelProto; raises UnsupportedError that names the operators it lacks.
+
+        `engine` is "evaluate" for the plain loops of `graph`, "session" for moptcore.Session, which
+        gets the other arguments.
+        """
         if not cls.supports_device(device):
             raise UnsupportedError(f"[onnx_backend.prepare] device must be CPU, got {device!r}")
+        if engine == "session":
+            from moptcore.runtime import Session
+
+            return Prepared(Session(model.SerializeToString(), **kwargs))
+        if engine != "evaluate":
+            raise ValueError(
+                f"[onnx_backend.prepare] engine must be evaluate or session, got {engine!r}"
+            )
         return Prepared(graph.load(model.SerializeToString(), **kwargs))
 
     @classmethod

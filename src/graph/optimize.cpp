@@ -298,6 +298,7 @@ OptimizeReport optimize(Model& model, const OptimizeOptions& options) {
   // One budget for all rounds: what folding adds to the model does not raise it.
   PassOptions passes = options.passes;
   passes.max_fold_bytes = std::min(passes.max_fold_bytes, fold_limit(model));
+  const std::array untyped = {"remove_dead_code", "merge_initializers", "merge_duplicates"};
   for (report.rounds = 1; report.rounds <= kMaxRounds; ++report.rounds) {
     std::int64_t changes = 0;
     for (const Pass& pass : kPasses) {
@@ -305,6 +306,10 @@ OptimizeReport optimize(Model& model, const OptimizeOptions& options) {
       if (pass.name == "fuse_attention" && !options.attention) continue;
       const PassReport one = pass.run(model, passes);
       passes.max_fold_bytes -= std::min(one.bytes, passes.max_fold_bytes);
+      // The last round of a pass that infers types changed nothing any more, unless it was cut off.
+      const bool infers = std::ranges::find(untyped, pass.name) == untyped.end();
+      passes.types_are_current =
+          infers ? one.rounds < passes.max_rounds : passes.types_are_current && one.changes == 0;
       PassReport& total = *std::ranges::find(report.passes, pass.name, &PassReport::pass);
       total.changes += one.changes;
       total.rounds += one.rounds;

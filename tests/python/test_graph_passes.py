@@ -162,7 +162,10 @@ def check_real(name: str, shape: tuple[int, ...]) -> None:
 @pytest.mark.parametrize(
     ("name", "shape"),
     [
+        ("magika", (2, 2048)),
+        ("cls", (1, 3, 48, 192)),
         ("det", (1, 3, 64, 96)),
+        ("rec", (1, 3, 48, 64)),
     ],
 )
 def test_a_real_network_keeps_types_and_outputs(name: str, shape: tuple[int, ...]) -> None:

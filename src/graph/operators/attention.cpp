@@ -291,7 +291,7 @@ void require_agreement(const Call& call, const Inputs& in) {
                "queries, keys and values must be of as many samples, keys are of", in.k.batch);
   call.require(in.k.heads == in.v.heads && in.k.length == in.v.length,
                "values must be as many as the keys, shape", in.v.shape());
-  call.require(in.k.size == in.q.size, "keys must have the size of the queries, got", in.k.size);
+  call.require(in.k.size == in.q.size, "keys must have the size of the queries", in.k.size);
   call.require(in.k.heads >= 1 && in.q.heads % in.k.heads == 0,
                "heads of queries must be a multiple of those of keys, which are", in.k.heads);
 }
@@ -380,7 +380,7 @@ void attention(Call& call) {
   call.require(mode >= 0 && mode <= 3, "qk_matmul_output_mode must be in [0, 3]", mode);
   const ElementType precision = precision_of(call, type);
 
-  call.require(call.has(4) == call.has(5), "past_key and past_value must be given together, got",
+  call.require(call.has(4) == call.has(5), "past_key and past_value must be given together",
                call.has(4) ? "past_key" : "past_value");
   std::int64_t past = 0;
   if (call.has(4) || call.wants(1) || call.wants(2)) {
@@ -430,7 +430,7 @@ void attention(Call& call) {
     shown = call.environment().allocate(computed, Shape{in.q.batch, in.q.heads, in.q.length, keys});
   }
   visit_wide(call, computed, [&]<class T> {
-    if (y.size() == 0 && !shown) return;
+    if (y.size() == 0 && (!shown || shown->size() == 0)) return;
     for_each_block(in.q, [&](std::int64_t b, std::int64_t h, std::int64_t first,
                              std::int64_t rows) {
       std::vector<T> block(static_cast<std::size_t>(rows * keys));
@@ -489,11 +489,9 @@ Tensor modified(Call& call, std::string_view name, const Tensor& tensor) {
   call.require(outputs.size() == 1 && outputs[0].is_tensor(),
                "a modifier must have one output, a tensor, outputs are", outputs.size());
   const Tensor& result = outputs[0].tensor();
-  call.require<DTypeError>(result.type() == tensor.type(),
-                           "a modifier must keep the element type, got",
+  call.require<DTypeError>(result.type() == tensor.type(), "a modifier must keep the element type",
                            graph::name(result.type()));
-  call.require(result.shape() == tensor.shape(), "a modifier must keep the shape, got",
-               result.shape());
+  call.require(result.shape() == tensor.shape(), "a modifier must keep the shape", result.shape());
   return result;
 }
 
@@ -514,6 +512,7 @@ void flex_attention(Call& call) {
   Tensor table =
       call.environment().allocate(computed, Shape{in.q.batch, in.q.heads, in.q.length, keys});
   visit_wide(call, computed, [&]<class T> {
+    if (table.size() == 0) return;
     for_each_block(
         in.q, [&](std::int64_t b, std::int64_t h, std::int64_t first, std::int64_t rows) {
           scores(in, b, h, first, rows, scale, table.mutable_data<T>() + part(b, h, first));
@@ -558,7 +557,7 @@ void linear_attention(Call& call) {
   const auto q_heads = call.required<std::int64_t>("q_num_heads");
   const auto kv_heads = call.required<std::int64_t>("kv_num_heads");
   call.require(kv_heads >= 1 && q_heads >= 1 && q_heads % kv_heads == 0,
-               "q_num_heads must be a multiple of kv_num_heads, got", q_heads);
+               "q_num_heads must be a multiple of kv_num_heads", q_heads);
   for (const int index : {0, 1, 2}) {
     call.require(call.input(index, type).rank() == 3,
                  "queries, keys and values must have 3 dimensions, shape",
@@ -570,7 +569,7 @@ void linear_attention(Call& call) {
   call.require(
       k.batch == q.batch && v.batch == q.batch && k.length == q.length && v.length == q.length,
       "queries, keys and values must be of as many samples and steps, values", v.shape());
-  call.require(k.size == q.size, "keys must have the size of the queries, got", k.size);
+  call.require(k.size == q.size, "keys must have the size of the queries", k.size);
   const Tensor queries = widened(call, call.input(0));
   const Tensor keys = widened(call, call.input(1));
   const Tensor values = widened(call, call.input(2));
@@ -581,7 +580,7 @@ void linear_attention(Call& call) {
   if (past) {
     call.require(past->shape() == state_shape,
                  "past_state must have the shape (batch, heads, "
-                 "key size, value size), got",
+                 "key size, value size)",
                  past->shape());
   }
   const auto per_step = [&](const Tensor& tensor, std::int64_t least, std::int64_t most) {
@@ -675,26 +674,28 @@ void rotary_embedding(Call& call) {
   const std::int64_t half = rotated / 2;
   const Tensor cosines = widened(call, call.input(1, type));
   const Tensor sines = widened(call, call.input(2, type));
-  call.require(cosines.shape() == sines.shape(), "sin_cache must have the shape of cos_cache, got",
+  call.require(cosines.shape() == sines.shape(), "sin_cache must have the shape of cos_cache",
                sines.shape());
   std::vector<std::int64_t> positions;
   const Shape steps{heads.batch, heads.length};
   const std::int64_t count = element_count(steps);
   if (call.has(3)) {
-    call.require(call.input(3).shape() == steps,
-                 "position_ids must have the shape (batch, length), got", call.input(3).shape());
+    call.require(call.input(3).shape() == steps, "position_ids must have the shape (batch, length)",
+                 call.input(3).shape());
     call.require(cosines.rank() == 2 && cosines.shape()[1] == half,
-                 "caches must have the shape (positions, rotated / 2), got", cosines.shape());
+                 "caches must have the shape (positions, rotated / 2)", cosines.shape());
     positions = call.integers(3);
     const std::int64_t rows = cosines.shape()[0];
     for (std::int64_t& position : positions) {
-      call.require(position >= -rows && position < rows,
-                   "position_ids must be in [0, " + std::to_string(rows) + ")", position);
+      const bool inside = position >= -rows && position < rows;
+      if (!inside) {
+        call.require(false, "position_ids must be in [0, " + std::to_string(rows) + ")", position);
+      }
       if (position < 0) position += rows;
     }
   } else {
     call.require(cosines.shape() == Shape({heads.batch, heads.length, half}),
-                 "caches must have the shape (batch, length, rotated / 2), got", cosines.shape());
+                 "caches must have the shape (batch, length, rotated / 2)", cosines.shape());
   }
   const Tensor x = widened(call, input);
   Tensor y = call.environment().allocate(x.type(), x.shape());

@@ -407,7 +407,7 @@ void causal_conv(Call& call) {
   const Shape& ws = call.input(1).shape();
   call.require(xs.rank() == 3, "the input must have the axes (batch, channels, length), shape", xs);
   call.require(ws.rank() == 3 && ws[0] == xs[1] && ws[1] == 1 && ws[2] >= 1,
-               "the weights must have the shape (channels, 1, kernel), got", ws);
+               "the weights must have the shape (channels, 1, kernel)", ws);
   const std::string activation = call.text("activation", "none");
   const bool silu = activation == "silu" || activation == "swish";
   call.require(silu || activation == "none", "activation must be none, silu or swish", activation);

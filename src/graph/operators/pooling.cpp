@@ -339,7 +339,7 @@ void max_unpool(Call& call) {
   const Tensor& x = call.input(0);
   const Tensor& indices = call.input(1, ElementType::int64);
   call.require(x.rank() >= 3, "the input must have 3 or more dimensions, shape", x.shape());
-  call.require(indices.shape() == x.shape(), "indices must have the shape of the input, got",
+  call.require(indices.shape() == x.shape(), "indices must have the shape of the input",
                indices.shape());
   const WindowAttributes window = read_window(call.node(), x.rank() - 2);
   Shape natural{x.shape()[0], x.shape()[1]};
@@ -353,8 +353,7 @@ void max_unpool(Call& call) {
     for (int axis = 0; fits && axis < shape.rank(); ++axis) {
       fits = shape[axis] >= natural[axis] && (axis >= 2 || shape[axis] == natural[axis]);
     }
-    call.require(fits, "output_shape must not be smaller than what strides and pads make, got",
-                 shape);
+    call.require(fits, "output_shape must not be smaller than what strides and pads make", shape);
   }
   const std::int64_t reach = element_count(natural);
   Tensor& y = call.output(0, x.type(), shape);
@@ -367,8 +366,9 @@ void max_unpool(Call& call) {
     const T* in = x.data<T>();
     const std::int64_t* at = indices.data<std::int64_t>();
     for (std::int64_t i = 0; i < x.size(); ++i) {
-      call.require(at[i] >= 0 && at[i] < reach,
-                   "indices must be in [0, " + std::to_string(reach) + ")", at[i]);
+      if (at[i] < 0 || at[i] >= reach) {
+        call.require(false, "indices must be in [0, " + std::to_string(reach) + ")", at[i]);
+      }
       std::int64_t to = at[i];
       if (!same) {
         std::int64_t rest = at[i];

@@ -156,7 +156,7 @@ class Granularity {
     Shape wanted = x;
     wanted[axis] = parts_;
     call.require(scale == wanted,
-                 "scales of blocks must have the shape of the input but for the axis, got", scale);
+                 "scales of blocks must have the shape of the input but for the axis", scale);
   }
 
   // f(offset, count, scale, step): elements [offset, offset + count) have the scales scale + i *
@@ -214,7 +214,7 @@ std::optional<Tensor> zero_points(Call& call, int index, ElementType type, const
   const Tensor& given = call.input(index, type);
   const bool fits = given.shape() == scale ||
                     (given.size() == 1 && element_count(scale) == 1 && given.rank() <= 1);
-  call.require(fits, "zero points must have the shape of the scales, got", given.shape());
+  call.require(fits, "zero points must have the shape of the scales", given.shape());
   return numbers(call, given);
 }
 

@@ -207,9 +207,9 @@ Recurrence read_recurrence(const Call& call, std::int64_t gates,
   call.require(made.hidden <= std::numeric_limits<std::int64_t>::max() / 16,
                "hidden_size must be below 2^59", made.hidden);
   call.require(w == Shape({made.directions, made.width(), made.input}),
-               "W must have the shape (directions, gates * hidden, input), got", w);
+               "W must have the shape (directions, gates * hidden, input)", w);
   call.require(r == Shape({made.directions, made.width(), made.hidden}),
-               "R must have the shape (directions, gates * hidden, hidden), got", r);
+               "R must have the shape (directions, gates * hidden, hidden)", r);
   made.activations = read_activations(call, made.directions, defaults);
   made.per_direction = static_cast<int>(defaults.size());
   const float clip = call.attribute<float>("clip", 0.0f);
@@ -233,8 +233,7 @@ std::optional<Tensor> shaped_input(Call& call, int index, const Shape& shape) {
   if (!call.has(index)) return std::nullopt;
   const Tensor& given = call.input(index, call.input(0).type());
   call.require(given.shape() == shape,
-               "input " + std::to_string(index) + " must have the shape " +
-                   error_text("", "", shape).substr(9) + ", shape",
+               "input " + std::to_string(index) + " must have the shape that X, W and R ask for",
                given.shape());
   return widened(call, given);
 }
@@ -285,6 +284,7 @@ void clip(const Recurrence& net, T* values, std::int64_t count) {
 // f(direction, first sequence, behind the last, states) for blocks of sequences.
 template <class F>
 void for_each_block(const Recurrence& net, F&& f) {
+  if (net.hidden == 0) return;  // nothing bounds the steps then
   const std::int64_t blocks = block_count(net.batch, kRows);
   parallel_for(net.directions * blocks, 1, [&](std::int64_t first, std::int64_t last) {
     for (std::int64_t job = first; job < last; ++job) {

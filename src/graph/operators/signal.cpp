@@ -109,8 +109,7 @@ void dft(Call& call) {
   std::int64_t given = call.version() >= 20 ? -2 : call.attribute<std::int64_t>("axis", 1);
   if (call.version() >= 20 && call.has(2)) given = call.integer(2);
   const std::int64_t axis64 = given < 0 ? given + rank : given;
-  call.require(axis64 >= 0 && axis64 < rank - 1, "axis must be one in front of the last, got",
-               given);
+  call.require(axis64 >= 0 && axis64 < rank - 1, "axis must be one in front of the last", given);
   const int axis = static_cast<int>(axis64);
   const std::int64_t extent = shape[axis];
   const std::int64_t parts = shape.back();
@@ -178,7 +177,7 @@ void stft(Call& call) {
   const Tensor& input = call.input(0);
   const Shape& shape = input.shape();
   call.require(shape.rank() == 3 && (shape[2] == 1 || shape[2] == 2),
-               "the signal must have the shape (batch, length, 1 or 2), got", shape);
+               "the signal must have the shape (batch, length, 1 or 2)", shape);
   const std::int64_t step = call.integer(1);
   call.require(step >= 1, "frame_step must be >= 1", step);
   const bool onesided = call.attribute<std::int64_t>("onesided", 1) != 0;

@@ -152,10 +152,9 @@ void grid_sample(Call& call) {
   const int axes = shape.rank() - 2;
   const Tensor grid = widened(call, call.input(1));
   const Shape& points = grid.shape();
-  call.require(
-      points.rank() == shape.rank() && points[0] == shape[0] && points.back() == axes,
-      "the grid must have the shape (batch, output extents, " + std::to_string(axes) + "), got",
-      points);
+  call.require(points.rank() == shape.rank() && points[0] == shape[0] && points.back() == axes,
+               "the grid must have the shape (batch, output extents, " + std::to_string(axes) + ")",
+               points);
   // Each axis more multiplies the taps of a point by up to 4.
   call.require<UnsupportedError>(axes <= 5, "grids must have at most 5 axes", axes);
   const GridMethod method = read_grid_method(call);
@@ -237,7 +236,7 @@ void affine_grid(Call& call) {
   call.require(size.size() == 4 || size.size() == 5, "size must have 4 or 5 elements", size.size());
   const int axes = static_cast<int>(size.size()) - 2;
   call.require(given.shape() == Shape({size[0], axes, axes + 1}),
-               "theta must have the shape (batch, axes, axes + 1), got", given.shape());
+               "theta must have the shape (batch, axes, axes + 1)", given.shape());
   const bool aligned = call.attribute<std::int64_t>("align_corners", 0) != 0;
   const Tensor theta = widened(call, given);
   Shape shape{size[0]};
@@ -285,8 +284,9 @@ std::vector<std::int64_t> batch_indices(const Call& call, std::vector<std::int64
   call.require(static_cast<std::int64_t>(indices.size()) == regions,
                "batch_indices must be one for each region", indices.size());
   for (const std::int64_t index : indices) {
-    call.require(index >= 0 && index < batch,
-                 "batch indices must be in [0, " + std::to_string(batch) + ")", index);
+    if (index < 0 || index >= batch) {
+      call.require(false, "batch indices must be in [0, " + std::to_string(batch) + ")", index);
+    }
   }
   return indices;
 }
@@ -584,14 +584,13 @@ void deform_conv(Call& call) {
   Shape offsets_shape = output;
   offsets_shape[1] = element_count(Shape{parts, taps, rank});
   call.require(call.input(2).shape() == offsets_shape,
-               "offsets must have the shape (batch, offset_group * taps * axes, output extents), "
-               "got",
+               "offsets must have the shape (batch, offset_group * taps * axes, output extents)",
                call.input(2).shape());
   Shape mask_shape = output;
   mask_shape[1] = element_count(Shape{parts, taps});
   if (call.has(4)) {
     call.require(call.input(4).shape() == mask_shape,
-                 "the mask must have the shape (batch, offset_group * taps, output extents), got",
+                 "the mask must have the shape (batch, offset_group * taps, output extents)",
                  call.input(4).shape());
   }
   const Tensor x = widened(call, input);

@@ -141,6 +141,8 @@ void NamePool::collect(const Graph& graph) {
 }
 
 std::string NamePool::make(std::string_view base) {
+  if (!collected_) collect(graph_);
+  collected_ = true;
   std::int64_t& next = next_[std::string(base)];
   std::string name;
   do name = std::string(base) + "_" + std::to_string(next++);
@@ -347,12 +349,14 @@ PassReport run_pass(Model& model, std::string_view name, const PassOptions& opti
         options.max_rounds);
   PassReport report;
   report.pass = name;
-  make_names_unique(model.graph);
-  sort_nodes(model.graph);
+  if (!options.types_are_current) {
+    make_names_unique(model.graph);
+    sort_nodes(model.graph);
+  }
   NamePool names(model.graph);
   while (report.rounds < options.max_rounds) {
     ++report.rounds;
-    if (needs.types) infer_types(model);
+    if (needs.types && !(options.types_are_current && report.rounds == 1)) infer_types(model);
     std::int64_t changes = 0;
     const std::function<void(Graph&, const GraphEditor*)> visit = [&](Graph& graph,
                                                                       const GraphEditor* outer) {

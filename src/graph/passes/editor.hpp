@@ -18,11 +18,13 @@ namespace moptcore::inline v0::graph {
 /// Names that a model uses, so that new ones differ.
 class NamePool {
  public:
-  explicit NamePool(const Graph& graph) { collect(graph); }
+  explicit NamePool(const Graph& graph) : graph_(graph) {}
   std::string make(std::string_view base);
 
  private:
   void collect(const Graph& graph);
+  const Graph& graph_;
+  bool collected_ = false;  // on the first call: most passes need no name
   std::unordered_set<std::string> names_;
   std::unordered_map<std::string, std::int64_t> next_;
 };

@@ -247,6 +247,8 @@ class Folder {
     if (body == nullptr || (*body)->outputs.size() != node.outputs.size()) return;
     Graph& branch = **body;
     if (!branch.inputs.empty()) return;
+    // The names of the branch are known from here on, while its nodes wait to be inserted.
+    (void)editor.make_name(node.op_type);
     for (auto& [name, tensor] : branch.initializers) {
       editor.graph().initializers.emplace(name, tensor);
     }

@@ -215,3 +215,11 @@ TEST_CASE("attention names what does not fit", "[graph][attention]") {
                     "[graph.Attention] the number of heads must be >= 1 and divide the last "
                     "dimension, got 0");
 }
+
+TEST_CASE("attention over nothing ends at once, however many heads", "[graph][attention]") {
+  const std::int64_t many = std::int64_t{1} << 20;
+  const Tensor q(ElementType::float32, Shape{many, many, 1024, 0});
+  const Tensor k(ElementType::float32, Shape{many, many, 0, 0});
+  CHECK(SingleNode("Attention").run({q, k, k}, 23, 4)[0].shape() == q.shape());
+  CHECK(SingleNode("FlexAttention", "ai.onnx.preview").run({q, k, k}, 23)[0].shape() == q.shape());
+}

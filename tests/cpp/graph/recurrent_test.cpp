@@ -158,3 +158,12 @@ TEST_CASE("recurrent networks name what does not fit", "[graph][recurrent]") {
   CHECK_THROWS_AS(rnn(node, {x, random_tensor<double>(random, w.shape()), r}), DTypeError);
   CHECK_THROWS_AS(rnn(node, {Tensor::scalar(1.0f), w, r}), Error);
 }
+
+TEST_CASE("networks of no unit end at once, however many steps", "[graph][recurrent]") {
+  const std::int64_t steps = std::int64_t{1} << 40;
+  const Tensor x(ElementType::float32, Shape{steps, 1, 0});
+  const Tensor w(ElementType::float32, Shape{1, 0, 0});
+  for (const char* op : {"RNN", "GRU", "LSTM"}) {
+    CHECK(SingleNode(op).run({x, w, w}, 14)[0].shape() == Shape{steps, 1, 1, 0});
+  }
+}

@@ -18,6 +18,9 @@ struct PassOptions {
   std::int64_t max_fold_steps = 1'000'000'000;
   /// How often a pass looks at the model.
   int max_rounds = 64;
+  /// The model is as infer_types or a pass without changes has left it: the first round trusts the
+  /// types that it finds.
+  bool types_are_current = false;
 };
 
 struct PassReport {
