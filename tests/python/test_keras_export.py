@@ -9,7 +9,6 @@ import moptcore.keras as mck
 import numpy as np
 import pytest
 
-
 # NumPy 2 asks tensors for a keyword that torch 2.13 does not take; Keras converts that way.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 

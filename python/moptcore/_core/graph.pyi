@@ -5,32 +5,29 @@ import collections.abc
 import typing
 
 __all__: list[str] = [
+    "ChannelGroup",
+    "ChannelMember",
+    "ChannelRecipe",
     "Model",
     "ModelCost",
     "NodeCost",
     "OptimizeReport",
     "ValueInfo",
     "Verification",
-    "count",
-    "infer_types",
-    "load",
-    "optimize",
-    "pass_names",
-    "random_inputs",
-    "types",
-    "verify_equal",
-    "ChannelGroup",
-    "ChannelMember",
-    "ChannelRecipe",
-    "Model",
-    "ValueInfo",
     "channel_groups",
     "channel_scores",
     "choose_channels",
+    "count",
     "fingerprint",
+    "infer_types",
     "load",
     "mask_channels",
+    "optimize",
+    "pass_names",
+    "random_inputs",
     "remove_channels",
+    "types",
+    "verify_equal",
 ]
 
 class ValueInfo:
@@ -46,7 +43,7 @@ class ValueInfo:
     @property
     def name(self) -> str: ...
     @property
-    def shape(self) -> tuple | None:
+    def shape(self) -> tuple[typing.Any, ...] | None:
         """
         Extents: numbers, names of symbols, or None; None where the rank is unknown.
         """
@@ -57,7 +54,11 @@ class Model:
     """
     def __repr__(self) -> str: ...
     def evaluate(
-        self, inputs: dict, outputs: collections.abc.Sequence[str] | None = None, *, seed: int = 0
+        self,
+        inputs: dict[str, typing.Any],
+        outputs: collections.abc.Sequence[str] | None = None,
+        *,
+        seed: int = 0,
     ) -> dict[str, typing.Any]:
         """
         The outputs by name, or the values named in `outputs`, of arrays by name.
@@ -80,6 +81,10 @@ class Model:
         `opset` is that of `to_bytes`.
         `external_file` names a file beside it, which must not exist yet, for the weights of
         `external_from` bytes or more: models over 2 GiB need one.
+        """
+    def summary(self) -> str:
+        """
+        A table: each node with what it gives, its parameters and multiplications, and the sums; `count` has the numbers.
         """
     def to_bytes(self, *, opset: int | None = None) -> bytes:
         """
@@ -111,57 +116,6 @@ class NodeCost:
     def macs(self) -> int | None:
         """
         Multiplications with an addition; None where extents are unknown.
-class ChannelMember:
-    """
-    Where the units of a group lie along one axis of a tensor.
-    """
-    def __repr__(self) -> str: ...
-    @property
-    def axis(self) -> int: ...
-    @property
-    def block(self) -> int:
-        """
-        Indices of each unit.
-        """
-    @property
-    def indices(self) -> list[int]:
-        """
-        Along the axis; those of unit u begin at u * block.
-        """
-    @property
-    def initializer(self) -> bool: ...
-    @property
-    def node(self) -> str:
-        """
-        The node that writes the tensor; of a weight, the first that reads it.
-        """
-    @property
-    def offset(self) -> int:
-        """
-        The least of the indices.
-        """
-    @property
-    def tensor(self) -> str: ...
-
-class ChannelGroup:
-    """
-    Channels that can be cut only together, once for each unit.
-    """
-    def __repr__(self) -> str: ...
-    @property
-    def extent(self) -> int:
-        """
-        Channels of the first member.
-        """
-    @property
-    def fixed(self) -> bool:
-        """
-        True where none can be cut.
-        """
-    @property
-    def members(self) -> list[ChannelMember]:
-        """
-        Weights first.
         """
     @property
     def name(self) -> str: ...
@@ -244,25 +198,61 @@ class OptimizeReport:
     @property
     def verification(self) -> Verification: ...
 
-def count(
-    model: Model,
-    inputs: collections.abc.Mapping[str, collections.abc.Sequence[int | None]] | None = None,
-) -> ModelCost:
+class ChannelMember:
     """
-    Parameters, multiplications and bytes of each node and of all, with inputs of these
-    shapes. Bodies of loops count once.
+    Where the units of a group lie along one axis of a tensor.
     """
+    def __repr__(self) -> str: ...
+    @property
+    def axis(self) -> int: ...
+    @property
+    def block(self) -> int:
+        """
+        Indices of each unit.
+        """
+    @property
+    def indices(self) -> list[int]:
+        """
+        Along the axis; those of unit u begin at u * block.
+        """
+    @property
+    def initializer(self) -> bool: ...
+    @property
+    def node(self) -> str:
+        """
+        The node that writes the tensor; of a weight, the first that reads it.
+        """
+    @property
+    def offset(self) -> int:
+        """
+        The least of the indices.
+        """
+    @property
+    def tensor(self) -> str: ...
 
-def infer_types(
-    model: Model,
-    inputs: collections.abc.Mapping[str, collections.abc.Sequence[int | None]] | None = None,
-) -> Model:
+class ChannelGroup:
     """
-    A copy of the model with the types and shapes of all its values.
-
-    `inputs` gives inputs another shape, such as {'x': (1, 3, None, None)}; None leaves an
-    extent as it is. Extents that depend on symbols are expressions of them, as text.
-    Raises FormatError, naming the node, where shapes contradict each other.
+    Channels that can be cut only together, once for each unit.
+    """
+    def __repr__(self) -> str: ...
+    @property
+    def extent(self) -> int:
+        """
+        Channels of the first member.
+        """
+    @property
+    def fixed(self) -> bool:
+        """
+        True where none can be cut.
+        """
+    @property
+    def members(self) -> list[ChannelMember]:
+        """
+        Weights first.
+        """
+    @property
+    def name(self) -> str: ...
+    @property
     def reason(self) -> str:
         """
         Why they are fixed.
@@ -334,7 +324,7 @@ def choose_channels(
     min_units: int = 1,
     multiple_of: int = 1,
     shares: collections.abc.Mapping[str, float] = {},
-    take: collections.abc.Callable[[ChannelGroup], bool] = None,
+    take: collections.abc.Callable[[ChannelGroup], bool] | None = None,
 ) -> ChannelRecipe:
     """
     A recipe that cuts the share `sparsity` of the units, those of least score.
@@ -346,9 +336,30 @@ def choose_channels(
     group, instead of sparsity. take: says of a ChannelGroup whether it may be cut.
     """
 
+def count(
+    model: Model,
+    inputs: collections.abc.Mapping[str, collections.abc.Sequence[int | None]] | None = None,
+) -> ModelCost:
+    """
+    Parameters, multiplications and bytes of each node and of all, with inputs of these
+    shapes. Bodies of loops count once.
+    """
+
 def fingerprint(model: Model) -> str:
     """
     Equal for models that differ in weights and in the names of values only.
+    """
+
+def infer_types(
+    model: Model,
+    inputs: collections.abc.Mapping[str, collections.abc.Sequence[int | None]] | None = None,
+) -> Model:
+    """
+    A copy of the model with the types and shapes of all its values.
+
+    `inputs` gives inputs another shape, such as {'x': (1, 3, None, None)}; None leaves an
+    extent as it is. Extents that depend on symbols are expressions of them, as text.
+    Raises FormatError, naming the node, where shapes contradict each other.
     """
 
 def load(
@@ -361,6 +372,13 @@ def load(
     `external_directory`, which bytes need. `max_bytes` bounds what the model takes beside
     its file; 0 is three times the file and 32 MiB. Raises FormatError, naming the field, for
     a broken model, UnsupportedError for one that is too old or too new.
+    """
+
+def mask_channels(model: Model, recipe: ChannelRecipe) -> Model:
+    """
+    A model in the old shapes that computes what remove_channels' model does.
+
+    The same units are 0 wherever they are added up.
     """
 
 def optimize(
@@ -392,6 +410,13 @@ def random_inputs(model: Model, *, extent: int = 3, seed: int = 0) -> dict[str, 
     Inputs that verification makes up: floats in [-1, 1], whole numbers 0 and 1.
     """
 
+def remove_channels(model: Model, recipe: ChannelRecipe) -> Model:
+    """
+    A model without the units that the recipe does not keep.
+
+    Raises FormatError for a recipe of another architecture.
+    """
+
 def types(model: Model) -> dict[str, typing.Any]:
     """
     ValueInfo by name of the inputs, outputs and values between whose type is known.
@@ -402,16 +427,4 @@ def verify_equal(
 ) -> Verification:
     """
     Runs both models on the same random input; raises where outputs differ.
-def mask_channels(model: Model, recipe: ChannelRecipe) -> Model:
-    """
-    A model in the old shapes that computes what remove_channels' model does.
-
-    The same units are 0 wherever they are added up.
-    """
-
-def remove_channels(model: Model, recipe: ChannelRecipe) -> Model:
-    """
-    A model without the units that the recipe does not keep.
-
-    Raises FormatError for a recipe of another architecture.
     """
