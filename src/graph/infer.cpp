@@ -39,6 +39,11 @@ class SmallEnvironment final : public Environment {
   std::int64_t spent_ = 0;
 };
 
+// Some exporters write "?" for whatever they do not know, so that it is no name of one extent.
+bool is_named(const Dimension& dimension) {
+  return !dimension.symbol.empty() && dimension.symbol != "?";
+}
+
 struct Scope {
   std::unordered_map<std::string, Fact> facts;
   const Scope* outer = nullptr;
@@ -64,9 +69,9 @@ class Driver final : public BodyInference {
     if (type.dimensions) {
       fact.dims.emplace();
       for (const Dimension& dimension : *type.dimensions) {
-        fact.dims->push_back(dimension.is_known()     ? table_.known(dimension.value)
-                             : dimension.is_unknown() ? table_.fresh()
-                                                      : table_.symbol(dimension.symbol));
+        fact.dims->push_back(dimension.is_known()   ? table_.known(dimension.value)
+                             : !is_named(dimension) ? table_.fresh()
+                                                    : table_.symbol(dimension.symbol));
       }
     }
     if (!type.inner.empty()) {
@@ -408,7 +413,7 @@ void pin(Graph& graph, const InputShapes& shapes) {
       check(extents[i] >= 0, kWhere, "extents must be >= 0 (or -1)", extents[i]);
       check(!dimension.is_known() || dimension.value == extents[i], kWhere,
             "the shape of input '" + name + "' must agree with the model", extents[i]);
-      if (!dimension.symbol.empty()) symbols.emplace(dimension.symbol, extents[i]);
+      if (is_named(dimension)) symbols.emplace(dimension.symbol, extents[i]);
       dimension.value = extents[i];
       dimension.symbol.clear();
     }
@@ -417,7 +422,7 @@ void pin(Graph& graph, const InputShapes& shapes) {
     if (shapes.contains(input.name) || !input.type.dimensions) continue;
     for (Dimension& dimension : *input.type.dimensions) {
       const auto found = symbols.find(dimension.symbol);
-      if (dimension.symbol.empty() || found == symbols.end()) continue;
+      if (!is_named(dimension) || found == symbols.end()) continue;
       dimension.value = found->second;
       dimension.symbol.clear();
     }

@@ -229,3 +229,15 @@ TEST_CASE("infer_types sees through a model's own functions", "[graph][infer]") 
   CHECK(type_text(model.graph, "z") == "float16 [2*N, 2]");
   CHECK(model.functions.size() == 1);
 }
+
+TEST_CASE("a question mark is no name of an extent", "[graph][infer]") {
+  Model model;
+  model.graph.inputs = {value("x", ElementType::float32, {"N", "?", "?"})};
+  model.graph.nodes = {node("Transpose", {"x"}, {"y"}, {{"perm", Ints{0, 2, 1}}}),
+                       node("Shape", {"x"}, {"s"})};
+  model.graph.outputs = {untyped("y"), untyped("s")};
+  infer_types(model);
+  CHECK(type_text(model.graph, "y") == "float32 [N, _d0, _d1]");
+  const Model pinned = specialise(model, {{"x", {1, 2, 3}}});
+  CHECK(type_text(pinned.graph, "y") == "float32 [1, 3, 2]");
+}
