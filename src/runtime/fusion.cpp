@@ -119,7 +119,8 @@ class Former {
                     node.get<float>("beta", 0.5f)};
       }
       if (op == "HardSwish") return Link{Algorithm::hard_swish, 1.0f / 6, 0.5f};
-      if (op == "Softplus") return Link{Algorithm::softplus, 1, 0};
+      // Softplus is no link: oneDNN 3.2 takes the logarithm of 1 + exp(x), which has no digits of
+      // exp(x) left far below 0.
       if (op == "Mish") return Link{Algorithm::mish};
       if (op == "Abs") return Link{Algorithm::absolute};
       if (op == "Sqrt") return Link{Algorithm::square_root};

@@ -113,7 +113,6 @@ algorithm algorithm_of(Algorithm which) {
     case Algorithm::elu: return algorithm::eltwise_elu;
     case Algorithm::hard_sigmoid: return algorithm::eltwise_hardsigmoid;
     case Algorithm::hard_swish: return algorithm::eltwise_hardswish;
-    case Algorithm::softplus: return algorithm::eltwise_soft_relu;
     case Algorithm::mish: return algorithm::eltwise_mish;
     case Algorithm::linear: return algorithm::eltwise_linear;
     case Algorithm::power: return algorithm::eltwise_pow;

@@ -72,7 +72,6 @@ enum class Algorithm : std::uint8_t {
   elu,           // x > 0 ? x : a (exp(x) - 1)
   hard_sigmoid,  // max(0, min(1, a x + b))
   hard_swish,    // x hard_sigmoid(x)
-  softplus,
   mish,
   linear,  // a x + b
   power,   // a x^b
