@@ -4,24 +4,14 @@
 #include <limits>
 
 #include <moptcore/graph/operator.hpp>
+
+#include "graph/operators/gemm.hpp"
 #include "graph/operators/widen.hpp"
-#include "kernels/product.hpp"
 
 namespace moptcore::inline v0::graph {
 namespace {
 
 constexpr std::int64_t kQueryRows = 32;  // queries that a block of work takes
-
-void product(std::int64_t m, std::int64_t n, std::int64_t depth,
-             const kernels::Matrix<const float>& a, const kernels::Matrix<const float>& b,
-             const kernels::Matrix<float>& c) {
-  kernels::product_f32(m, n, depth, a, b, c);
-}
-void product(std::int64_t m, std::int64_t n, std::int64_t depth,
-             const kernels::Matrix<const double>& a, const kernels::Matrix<const double>& b,
-             const kernels::Matrix<double>& c) {
-  kernels::product_f64(m, n, depth, a, b, c);
-}
 
 // (batch, heads, length, size), wherever the elements lie: heads of a tensor with three axes are
 // parts of its rows.
@@ -328,10 +318,10 @@ void scores(const Inputs& in, std::int64_t b, std::int64_t h, std::int64_t first
   const std::int64_t keys = in.k.length;
   std::fill_n(out, rows * keys, T(0));
   const std::int64_t shared = h / (in.q.heads / in.k.heads);
-  product(rows, keys, in.q.size,
-          kernels::Matrix<const T>{in.queries.data<T>() + in.q.row(b, h, first), in.q.row_step, 1},
-          kernels::Matrix<const T>{in.keys.data<T>() + in.k.row(b, shared, 0), 1, in.k.row_step},
-          kernels::Matrix<T>{out, keys, 1});
+  gemm(rows, keys, in.q.size,
+       Matrix<const T>{in.queries.data<T>() + in.q.row(b, h, first), in.q.row_step, 1},
+       Matrix<const T>{in.keys.data<T>() + in.k.row(b, shared, 0), 1, in.k.row_step},
+       Matrix<T>{out, keys, 1});
   const T factor = static_cast<T>(scale);
   for (std::int64_t i = 0; i < rows * keys; ++i) out[i] *= factor;
 }
@@ -342,9 +332,9 @@ void weigh(const Inputs& in, std::int64_t b, std::int64_t h, std::int64_t rows, 
            T* y, std::int64_t y_step) {
   const std::int64_t shared = h / (in.q.heads / in.k.heads);
   for (std::int64_t i = 0; i < rows; ++i) std::fill_n(y + i * y_step, in.v.size, T(0));
-  product(rows, in.v.size, in.k.length, kernels::Matrix<const T>{weights, in.k.length, 1},
-          kernels::Matrix<const T>{in.values.data<T>() + in.v.row(b, shared, 0), in.v.row_step, 1},
-          kernels::Matrix<T>{y, y_step, 1});
+  gemm(rows, in.v.size, in.k.length, Matrix<const T>{weights, in.k.length, 1},
+       Matrix<const T>{in.values.data<T>() + in.v.row(b, shared, 0), in.v.row_step, 1},
+       Matrix<T>{y, y_step, 1});
 }
 
 // f(sample, head, first query, queries).

@@ -5,9 +5,10 @@
 #include <limits>
 
 #include <moptcore/graph/operator.hpp>
+
+#include "graph/operators/gemm.hpp"
 #include "graph/operators/widen.hpp"
 #include "graph/operators/window.hpp"
-#include "kernels/product.hpp"
 
 namespace moptcore::inline v0::graph {
 namespace {
@@ -17,17 +18,6 @@ constexpr std::int64_t kColumnBudget = 1 << 17;
 constexpr std::int64_t kColumnStep = 32;
 // Fewer output channels a group than this are summed tap by tap.
 constexpr std::int64_t kDirectChannels = 4;
-
-void product(std::int64_t m, std::int64_t n, std::int64_t depth,
-             const kernels::Matrix<const float>& a, const kernels::Matrix<const float>& b,
-             const kernels::Matrix<float>& c) {
-  kernels::product_f32(m, n, depth, a, b, c);
-}
-void product(std::int64_t m, std::int64_t n, std::int64_t depth,
-             const kernels::Matrix<const double>& a, const kernels::Matrix<const double>& b,
-             const kernels::Matrix<double>& c) {
-  kernels::product_f64(m, n, depth, a, b, c);
-}
 
 struct Convolution {
   std::int64_t batch = 0;
@@ -115,14 +105,14 @@ void convolve_products(const Convolution& conv, const T* x, const T* w, T* y) {
       const T* from = x + plane * conv.inner * windows.inputs;
       const T* weights = w + plane % conv.group * conv.outer * depth;
       T* to = y + plane * conv.outer * windows.outputs + begin;
-      kernels::Matrix<const T> b{from + begin, windows.inputs, 1};
+      Matrix<const T> b{from + begin, windows.inputs, 1};
       if (!identity) {
         const WindowRuns runs(windows, begin, end);
         gather(windows, runs, from, conv.inner, width, columns.data());
         b = {columns.data(), width, 1};
       }
-      product(conv.outer, width, depth, kernels::Matrix<const T>{weights, depth, 1}, b,
-              kernels::Matrix<T>{to, windows.outputs, 1});
+      gemm(conv.outer, width, depth, Matrix<const T>{weights, depth, 1}, b,
+           Matrix<T>{to, windows.outputs, 1});
     }
   });
 }
@@ -234,9 +224,8 @@ void spread(const Convolution& conv, const T* x, const T* w, T* y) {
         const T* from = x + plane * conv.inner * windows.outputs + begin;
         const T* weights = w + plane % conv.group * conv.inner * row + channel * windows.taps;
         std::fill_n(columns.data(), rows * width, T(0));
-        product(rows, width, conv.inner, kernels::Matrix<const T>{weights, 1, row},
-                kernels::Matrix<const T>{from, windows.outputs, 1},
-                kernels::Matrix<T>{columns.data(), width, 1});
+        gemm(rows, width, conv.inner, Matrix<const T>{weights, 1, row},
+             Matrix<const T>{from, windows.outputs, 1}, Matrix<T>{columns.data(), width, 1});
         T* to = y + (plane * conv.outer + channel) * windows.inputs;
         for_each_tap(windows, [&](std::int64_t index, const Odometer& tap) {
           runs.visit(tap, [&](std::int64_t column, std::int64_t count, std::int64_t offset) {

@@ -4,6 +4,8 @@
 #include <limits>
 
 #include <moptcore/graph/operator.hpp>
+
+#include "graph/operators/lane_sum.hpp"
 #include "graph/operators/widen.hpp"
 
 namespace moptcore::inline v0::graph {
@@ -50,30 +52,19 @@ struct Moments {
   double variance = 0;
 };
 
-template <class T, class F>
-double sum_of(const T* values, std::int64_t count, F&& f) {
-  double sums[4] = {};
-  std::int64_t i = 0;
-  for (; i + 4 <= count; i += 4) {
-    for (int lane = 0; lane < 4; ++lane) sums[lane] += f(static_cast<double>(values[i + lane]));
-  }
-  for (; i < count; ++i) sums[0] += f(static_cast<double>(values[i]));
-  return (sums[0] + sums[1]) + (sums[2] + sums[3]);
-}
-
 // Of `parts` runs of `length` elements, `step` apart.
 template <class T>
 Moments moments(const T* x, std::int64_t parts, std::int64_t step, std::int64_t length) {
   const double count = static_cast<double>(parts) * static_cast<double>(length);
   double sum = 0;
   for (std::int64_t i = 0; i < parts; ++i) {
-    sum += sum_of(x + i * step, length, [](double value) { return value; });
+    sum += lane_sum(x + i * step, length, [](double value) { return value; });
   }
   Moments result;
   result.mean = sum / count;
   double squares = 0;
   for (std::int64_t i = 0; i < parts; ++i) {
-    squares += sum_of(x + i * step, length, [mean = result.mean](double value) {
+    squares += lane_sum(x + i * step, length, [mean = result.mean](double value) {
       return (value - mean) * (value - mean);
     });
   }
@@ -349,7 +340,7 @@ void normalize_rows(Call& call, bool centered) {
           if (centered) {
             now = moments(from, 1, 0, length);
           } else {
-            now.variance = sum_of(from, length, [](double value) { return value * value; }) /
+            now.variance = lane_sum(from, length, [](double value) { return value * value; }) /
                            static_cast<double>(length);
           }
           const double factor = 1 / std::sqrt(now.variance + epsilon);

@@ -4,6 +4,8 @@
 #include <limits>
 
 #include <moptcore/graph/operator.hpp>
+
+#include "graph/operators/lane_sum.hpp"
 #include "graph/operators/widen.hpp"
 #include "graph/operators/window.hpp"
 
@@ -292,21 +294,9 @@ void over_planes(Call& call, F&& f) {
   set_rounded(call, 0, y, input.type());
 }
 
-// Sums of double for float: their order does not show.
-template <class T, class F>
-double sum_of(const T* values, std::int64_t count, F&& f) {
-  double sums[4] = {};
-  std::int64_t i = 0;
-  for (; i + 4 <= count; i += 4) {
-    for (int lane = 0; lane < 4; ++lane) sums[lane] += f(static_cast<double>(values[i + lane]));
-  }
-  for (; i < count; ++i) sums[0] += f(static_cast<double>(values[i]));
-  return (sums[0] + sums[1]) + (sums[2] + sums[3]);
-}
-
 void global_average_pool(Call& call) {
   over_planes(call, []<class T>(const T* values, std::int64_t count) {
-    const double sum = sum_of(values, count, [](double value) { return value; });
+    const double sum = lane_sum(values, count, [](double value) { return value; });
     return static_cast<T>(sum / static_cast<double>(std::max<std::int64_t>(count, 1)));
   });
 }
@@ -323,14 +313,14 @@ void global_lp_pool(Call& call) {
   const auto p = static_cast<double>(order_of_norm(call));
   over_planes(call, [p]<class T>(const T* values, std::int64_t count) {
     if (p == 1) {
-      return static_cast<T>(sum_of(values, count, [](double value) { return std::abs(value); }));
+      return static_cast<T>(lane_sum(values, count, [](double value) { return std::abs(value); }));
     }
     if (p == 2) {
-      const double sum = sum_of(values, count, [](double value) { return value * value; });
+      const double sum = lane_sum(values, count, [](double value) { return value * value; });
       return static_cast<T>(std::sqrt(sum));
     }
     const double sum =
-        sum_of(values, count, [p](double value) { return std::pow(std::abs(value), p); });
+        lane_sum(values, count, [p](double value) { return std::pow(std::abs(value), p); });
     return static_cast<T>(std::pow(sum, 1.0 / p));
   });
 }

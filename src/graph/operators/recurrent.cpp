@@ -6,24 +6,14 @@
 #include <limits>
 
 #include <moptcore/graph/operator.hpp>
+
+#include "graph/operators/gemm.hpp"
 #include "graph/operators/widen.hpp"
-#include "kernels/product.hpp"
 
 namespace moptcore::inline v0::graph {
 namespace {
 
 constexpr std::int64_t kRows = 8;  // sequences that a block of work runs through
-
-void product(std::int64_t m, std::int64_t n, std::int64_t depth,
-             const kernels::Matrix<const float>& a, const kernels::Matrix<const float>& b,
-             const kernels::Matrix<float>& c) {
-  kernels::product_f32(m, n, depth, a, b, c);
-}
-void product(std::int64_t m, std::int64_t n, std::int64_t depth,
-             const kernels::Matrix<const double>& a, const kernels::Matrix<const double>& b,
-             const kernels::Matrix<double>& c) {
-  kernels::product_f64(m, n, depth, a, b, c);
-}
 
 enum class Kind : std::uint8_t {
   relu,
@@ -264,10 +254,9 @@ Tensor project(Call& call, const Recurrence& net, const Tensor& x, const Tensor&
           if (with_recurrent(i / net.hidden)) sums[i] += bias[d * 2 * width + width + i];
         }
       }
-      product(end - first, width, net.input,
-              kernels::Matrix<const T>{in + (first - d * rows) * net.input, net.input, 1},
-              kernels::Matrix<const T>{weights + d * width * net.input, 1, net.input},
-              kernels::Matrix<T>{to, width, 1});
+      gemm(end - first, width, net.input,
+           Matrix<const T>{in + (first - d * rows) * net.input, net.input, 1},
+           Matrix<const T>{weights + d * width * net.input, 1, net.input}, Matrix<T>{to, width, 1});
       first = end;
     }
   });
@@ -390,11 +379,9 @@ void rnn(Call& call) {
       run_block<T>(
           net, d, begin, end, state, out.y,
           [&](std::int64_t t) {
-            product(end - begin, net.hidden, net.hidden,
-                    kernels::Matrix<const T>{state.data(), net.hidden, 1},
-                    kernels::Matrix<const T>{in.r.data<T>() + d * net.hidden * net.hidden, 1,
-                                             net.hidden},
-                    kernels::Matrix<T>{gates + net.x_row(t, begin) * net.hidden, stride, 1});
+            gemm(end - begin, net.hidden, net.hidden, Matrix<const T>{state.data(), net.hidden, 1},
+                 Matrix<const T>{in.r.data<T>() + d * net.hidden * net.hidden, 1, net.hidden},
+                 Matrix<T>{gates + net.x_row(t, begin) * net.hidden, stride, 1});
           },
           [&](std::int64_t t, std::int64_t b) {
             T* gate = gates + net.x_row(t, b) * net.hidden;
@@ -426,14 +413,14 @@ void gru(Call& call) {
       std::vector<T> linear(state.size());
       T* gates = sums.mutable_data<T>() + d * rows * width;
       const T* r = in.r.data<T>() + d * width * size;
-      const kernels::Matrix<const T> hidden_weights{r + 2 * size * size, 1, size};
+      const Matrix<const T> hidden_weights{r + 2 * size * size, 1, size};
       const std::int64_t stride = (net.batch_first ? net.steps : 1) * width;
       run_block<T>(
           net, d, begin, end, state, out.y,
           [&](std::int64_t t) {
             T* first = gates + net.x_row(t, begin) * width;
-            product(end - begin, 2 * size, size, kernels::Matrix<const T>{state.data(), size, 1},
-                    kernels::Matrix<const T>{r, 1, size}, kernels::Matrix<T>{first, stride, 1});
+            gemm(end - begin, 2 * size, size, Matrix<const T>{state.data(), size, 1},
+                 Matrix<const T>{r, 1, size}, Matrix<T>{first, stride, 1});
             for (std::int64_t b = begin; b < end; ++b) {
               T* gate = gates + net.x_row(t, b) * width;
               clip(net, gate, 2 * size);
@@ -444,8 +431,8 @@ void gru(Call& call) {
               for (std::int64_t i = 0; i < size; ++i) to[i] = rt[i] * h[i];
             }
             if (!linear_first) {
-              product(end - begin, size, size, kernels::Matrix<const T>{reset.data(), size, 1},
-                      hidden_weights, kernels::Matrix<T>{first + 2 * size, stride, 1});
+              gemm(end - begin, size, size, Matrix<const T>{reset.data(), size, 1}, hidden_weights,
+                   Matrix<T>{first + 2 * size, stride, 1});
               return;
             }
             for (std::int64_t b = 0; b < end - begin; ++b) {
@@ -454,8 +441,8 @@ void gru(Call& call) {
                     bias == nullptr ? T(0) : bias[d * 2 * width + width + 2 * size + i];
               }
             }
-            product(end - begin, size, size, kernels::Matrix<const T>{state.data(), size, 1},
-                    hidden_weights, kernels::Matrix<T>{linear.data(), size, 1});
+            gemm(end - begin, size, size, Matrix<const T>{state.data(), size, 1}, hidden_weights,
+                 Matrix<T>{linear.data(), size, 1});
           },
           [&](std::int64_t t, std::int64_t b) {
             T* gate = gates + net.x_row(t, b) * width;
@@ -510,9 +497,9 @@ void lstm(Call& call) {
       run_block<T>(
           net, d, begin, end, state, out.y,
           [&](std::int64_t t) {
-            product(end - begin, width, size, kernels::Matrix<const T>{state.data(), size, 1},
-                    kernels::Matrix<const T>{in.r.data<T>() + d * width * size, 1, size},
-                    kernels::Matrix<T>{gates + net.x_row(t, begin) * width, stride, 1});
+            gemm(end - begin, width, size, Matrix<const T>{state.data(), size, 1},
+                 Matrix<const T>{in.r.data<T>() + d * width * size, 1, size},
+                 Matrix<T>{gates + net.x_row(t, begin) * width, stride, 1});
           },
           [&](std::int64_t t, std::int64_t b) {
             T* input = gates + net.x_row(t, b) * width;

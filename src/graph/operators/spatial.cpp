@@ -5,9 +5,10 @@
 #include <limits>
 
 #include <moptcore/graph/operator.hpp>
+
+#include "graph/operators/gemm.hpp"
 #include "graph/operators/widen.hpp"
 #include "graph/operators/window.hpp"
-#include "kernels/product.hpp"
 
 namespace moptcore::inline v0::graph {
 namespace {
@@ -514,15 +515,6 @@ void max_roi_pool(Call& call) {
   set_rounded(call, 0, y, input.type());
 }
 
-void product(std::int64_t m, std::int64_t n, std::int64_t depth, const float* a, const float* b,
-             float* c, std::int64_t c_row) {
-  kernels::product_f32(m, n, depth, {a, depth, 1}, {b, n, 1}, {c, c_row, 1});
-}
-void product(std::int64_t m, std::int64_t n, std::int64_t depth, const double* a, const double* b,
-             double* c, std::int64_t c_row) {
-  kernels::product_f64(m, n, depth, {a, depth, 1}, {b, n, 1}, {c, c_row, 1});
-}
-
 // What a plane holds at a fractional place: linear between elements, 0 outside.
 template <class T>
 T sample(const T* plane, const Windows& windows, const double* place) {
@@ -650,8 +642,9 @@ void deform_conv(Call& call) {
             }
           });
         }
-        product(outer, count, depth, w.data<T>() + g * outer * depth, columns.data(),
-                out + (n * ws[0] + g * outer) * plane + begin, plane);
+        gemm(outer, count, depth, Matrix<const T>{w.data<T>() + g * outer * depth, depth, 1},
+             Matrix<const T>{columns.data(), count, 1},
+             Matrix<T>{out + (n * ws[0] + g * outer) * plane + begin, plane, 1});
       }
     });
   });
