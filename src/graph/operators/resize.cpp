@@ -277,53 +277,52 @@ std::array<std::uint8_t, 16> element_of(const Call& call, ElementType type, doub
   return bytes;
 }
 
-Tensor resize_nearest(Call& call, const Method& method, const std::vector<AxisPlan>& plan,
-                      const Tensor& input, const std::vector<bool>& changed) {
+// One axis after the other: f(table, split, plan of the axis, from, to) fills what is not empty.
+template <class F>
+Tensor resize_axes(Call& call, const Method& method, const std::vector<AxisPlan>& plan,
+                   const Tensor& input, const std::vector<bool>& changed, F&& f) {
   Tensor x = input;
   for (int axis = 0; axis < x.rank(); ++axis) {
     if (!changed[axis]) continue;
     Shape shape = x.shape();
     shape[axis] = plan[axis].output;
     Tensor y = call.environment().allocate(x.type(), shape);
-    if (y.size() > 0) {
-      const Table table = make_table(method, plan[axis]);
-      const Split split = split_at(shape, axis);
-      if (x.type() == ElementType::string) {
-        gather(table, split, plan[axis].input, plan[axis].output, std::string(), x.strings().data(),
-               y.mutable_strings().data());
-      } else {
-        const auto fill = element_of(call, x.type(), method.extrapolation);
-        visit_width(call, x.type(), [&]<class T> {
-          T value{};
-          std::memcpy(&value, fill.data(), sizeof value);
-          gather(table, split, plan[axis].input, plan[axis].output, value,
-                 static_cast<const T*>(x.raw()), static_cast<T*>(y.mutable_raw()));
-        });
-      }
-    }
+    if (y.size() > 0) f(make_table(method, plan[axis]), split_at(shape, axis), plan[axis], x, y);
     x = y;
   }
   return x;
 }
 
+Tensor resize_nearest(Call& call, const Method& method, const std::vector<AxisPlan>& plan,
+                      const Tensor& input, const std::vector<bool>& changed) {
+  return resize_axes(call, method, plan, input, changed,
+                     [&](const Table& table, const Split& split, const AxisPlan& axis,
+                         const Tensor& x, Tensor& y) {
+                       if (x.type() == ElementType::string) {
+                         gather(table, split, axis.input, axis.output, std::string(),
+                                x.strings().data(), y.mutable_strings().data());
+                         return;
+                       }
+                       const auto fill = element_of(call, x.type(), method.extrapolation);
+                       visit_width(call, x.type(), [&]<class T> {
+                         T value{};
+                         std::memcpy(&value, fill.data(), sizeof value);
+                         gather(table, split, axis.input, axis.output, value,
+                                static_cast<const T*>(x.raw()), static_cast<T*>(y.mutable_raw()));
+                       });
+                     });
+}
+
 Tensor resize_smooth(Call& call, const Method& method, const std::vector<AxisPlan>& plan,
                      const Tensor& input, const std::vector<bool>& changed) {
-  Tensor x = input;
-  for (int axis = 0; axis < x.rank(); ++axis) {
-    if (!changed[axis]) continue;
-    Shape shape = x.shape();
-    shape[axis] = plan[axis].output;
-    Tensor y = call.environment().allocate(x.type(), shape);
-    if (y.size() > 0) {
-      const Table table = make_table(method, plan[axis]);
-      visit_wide(call, x.type(), [&]<class T> {
-        interpolate(table, split_at(shape, axis), plan[axis].input, plan[axis].output,
-                    method.extrapolation, x.data<T>(), y.mutable_data<T>());
-      });
-    }
-    x = y;
-  }
-  return x;
+  return resize_axes(call, method, plan, input, changed,
+                     [&](const Table& table, const Split& split, const AxisPlan& axis,
+                         const Tensor& x, Tensor& y) {
+                       visit_wide(call, x.type(), [&]<class T> {
+                         interpolate(table, split, axis.input, axis.output, method.extrapolation,
+                                     x.data<T>(), y.mutable_data<T>());
+                       });
+                     });
 }
 
 // Integers are interpolated in double and rounded.
