@@ -23,7 +23,7 @@ void for_each_subgraph(NodeType& node, F&& f) {
 }
 
 /// The values around `graph` that its nodes read, at any depth.
-[[nodiscard]] std::set<std::string> names_captured(const Graph& graph);
+[[nodiscard]] MOPTCORE_API std::set<std::string> names_captured(const Graph& graph);
 
 /// What a node reads: its inputs and what its subgraphs capture.
 [[nodiscard]] std::set<std::string> names_read(const Node& node);

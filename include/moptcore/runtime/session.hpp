@@ -68,7 +68,8 @@ class MOPTCORE_API Session {
 
   /// All outputs by name. Inputs are read where they lie. From several threads at once: each call
   /// has memory of its own. The first run with new shapes plans. Throws Error for inputs that are
-  /// missing, unknown or of a wrong type or shape, and what operators throw.
+  /// missing, unknown or of a wrong type or shape, and what operators throw. NaN need not survive:
+  /// oneDNN's Relu and Clip make 0 or a bound of it, where graph::Evaluator keeps it.
   [[nodiscard]] graph::Values run(const graph::Values& inputs) const;
 
   /// Plans for these inputs, then times `runs` of them.
