@@ -132,7 +132,8 @@ names them all.)")
 
 Contiguous arrays of any framework are read where they lie; NumPy arrays are returned.
 The first run with new shapes plans, later ones take memory for the outputs alone.
-NaN need not survive: oneDNN's Relu and Clip make 0 or a bound of it, where Model.evaluate keeps it.)")
+NaN need not survive: oneDNN's Relu and Clip make 0 or a bound of it, where Model.evaluate
+keeps it.)")
       .def("profile", &profile, "inputs"_a, "runs"_a = 20,
            "Times each step of `runs` runs with these inputs.");
 }

@@ -88,7 +88,8 @@ class Session:
 
         Contiguous arrays of any framework are read where they lie; NumPy arrays are returned.
         The first run with new shapes plans, later ones take memory for the outputs alone.
-        NaN need not survive: oneDNN's Relu and Clip make 0 or a bound of it, where Model.evaluate keeps it.
+        NaN need not survive: oneDNN's Relu and Clip make 0 or a bound of it, where Model.evaluate
+        keeps it.
         """
     @property
     def inputs(self) -> list[typing.Any]:

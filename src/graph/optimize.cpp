@@ -297,7 +297,7 @@ OptimizeReport optimize(Model& model, const OptimizeOptions& options) {
   for (const std::string& name : pass_names()) report.passes.push_back({name, 0, 0, 0});
   // One budget for all rounds: what folding adds to the model does not raise it.
   PassOptions passes = options.passes;
-  passes.max_fold_bytes = std::min(passes.max_fold_bytes, fold_limit(model));
+  passes.max_fold_bytes = fold_limit(model, passes);
   const std::array untyped = {"remove_dead_code", "merge_initializers", "merge_duplicates"};
   for (report.rounds = 1; report.rounds <= kMaxRounds; ++report.rounds) {
     std::int64_t changes = 0;

@@ -19,7 +19,7 @@ constexpr std::size_t kMostLinks = 8;
 constexpr int kMostOperands = 3;
 
 struct Match {
-  Link link;
+  std::vector<Link> links;
   std::vector<int> steps;
   int output;
 };
@@ -177,7 +177,7 @@ class Former {
       return std::nullopt;
     }
     const std::string_view op = at.node->op_type;
-    if (op == "Add") return Algorithm::add;
+    if (op == "Add" || op == "Sum") return Algorithm::add;
     if (op == "Mul") return Algorithm::multiply;
     if (op == "Sub") return Algorithm::subtract;
     if (op == "Div") return Algorithm::divide;
@@ -210,10 +210,10 @@ class Former {
       link = {Algorithm::hard_swish, step(first).node->get<float>("alpha", 0.2f),
               step(first).node->get<float>("beta", 0.5f)};
     }
-    return Match{link, {first, product}, result(product)};
+    return Match{{link}, {first, product}, result(product)};
   }
 
-  // x clip(x + 3, 0, 6) / 6
+  // x clip(x + 3, 0, 6) / 6, or without the 6, which may have become part of what follows
   std::optional<Match> hard_swish(int first, int x) const {
     if (!is(first, "Add") || !is_number(other(first, x), 3)) return std::nullopt;
     const int bounded = only_use(result(first));
@@ -229,13 +229,15 @@ class Former {
     if (next < 0) return std::nullopt;
     if (is(next, "Mul") && other(next, result(bounded)) == x) {
       const int last = only_use(result(next));
-      if (last < 0 || !sixth(last, result(next))) return std::nullopt;
-      return Match{link, {first, bounded, next, last}, result(last)};
+      if (last < 0 || !sixth(last, result(next))) {
+        return Match{{link, {Algorithm::linear, 6, 0}}, {first, bounded, next}, result(next)};
+      }
+      return Match{{link}, {first, bounded, next, last}, result(last)};
     }
     if (!sixth(next, result(bounded))) return std::nullopt;
     const int last = only_use(result(next));
     if (!is(last, "Mul") || other(last, result(next)) != x) return std::nullopt;
-    return Match{link, {first, bounded, next, last}, result(last)};
+    return Match{{link}, {first, bounded, next, last}, result(last)};
   }
 
   // x (1 + erf(x / sqrt(2))) / 2
@@ -259,17 +261,17 @@ class Former {
     if (with == x) {
       const int last = only_use(result(next));
       if (last < 0 || !halves(last, result(next))) return std::nullopt;
-      return Match{link, {first, erf, sum, next, last}, result(last)};
+      return Match{{link}, {first, erf, sum, next, last}, result(last)};
     }
     if (is_number(with, 0.5)) {
       const int last = only_use(result(next));
       if (!is(last, "Mul") || other(last, result(next)) != x) return std::nullopt;
-      return Match{link, {first, erf, sum, next, last}, result(last)};
+      return Match{{link}, {first, erf, sum, next, last}, result(last)};
     }
     // x / 2 on a way of its own.
     for (const int use : uses_[static_cast<std::size_t>(x)]) {
       if (result(use) == with && halves(use, x) && only_use(with) == next) {
-        return Match{link, {first, erf, sum, use, next}, result(next)};
+        return Match{{link}, {first, erf, sum, use, next}, result(next)};
       }
     }
     return std::nullopt;
@@ -291,12 +293,12 @@ class Former {
     if (all.size() != 1) return std::nullopt;
     const int use = all[0];
     if (taken_[static_cast<std::size_t>(use)]) return std::nullopt;
-    if (const auto link = unary(use, slot)) return Match{*link, {use}, result(use)};
+    if (const auto link = unary(use, slot)) return Match{{*link}, {use}, result(use)};
     if (const auto algorithm = binary(use)) {
       const bool swaps = *algorithm != Algorithm::subtract && *algorithm != Algorithm::divide;
       const int operand = other(use, slot);
       if (operand < 0 || (!swaps && step(use).inputs[0] != slot)) return std::nullopt;
-      return Match{Link{*algorithm, 0, 0, operand}, {use}, result(use)};
+      return Match{{Link{*algorithm, 0, 0, operand}}, {use}, result(use)};
     }
     return std::nullopt;
   }
@@ -392,7 +394,7 @@ class Former {
         if (slot < 0) continue;
         if (const auto found = written_out(index, slot)) {
           group.x = slot;
-          group.links = {found->link};
+          group.links = found->links;
           group.steps = found->steps;
           group.output = found->output;
           break;
@@ -405,21 +407,38 @@ class Former {
     }
     int operands = 0;
     for (const Link& link : group.links) operands += link.operand >= 0 ? 1 : 0;
-    while (group.links.size() < kMostLinks) {
+    for (;;) {
       const auto found = following(group.output);
-      if (!found) {
+      if (!found || group.links.size() + found->links.size() > kMostLinks) {
         if (group.kind == Kind::matmul) add_transposition(group);
         return;
       }
       // What a group computes cannot be an operand of its own end.
-      if (found->link.operand >= 0) {
+      if (found->links[0].operand >= 0) {
         if (add_bias(group, *found)) continue;
         if (++operands > kMostOperands) return;
       }
-      group.links.push_back(found->link);
+      for (const Link& link : found->links) add_link(group.links, link);
       group.steps.insert(group.steps.end(), found->steps.begin(), found->steps.end());
       group.output = found->output;
     }
+  }
+
+  // A linear function of a linear one is one.
+  static void add_link(std::vector<Link>& links, const Link& link) {
+    if (!links.empty() && links.back().algorithm == Algorithm::linear &&
+        link.algorithm == Algorithm::linear) {
+      Link& before = links.back();
+      const double scale = static_cast<double>(before.a) * link.a;
+      const double shift = static_cast<double>(before.b) * link.a + link.b;
+      // Where a product would overflow or vanish, two steps may not.
+      if (std::abs(scale) < 1e30 && std::abs(scale) > 1e-30 && std::abs(shift) < 1e30) {
+        before.a = static_cast<float>(scale);
+        before.b = static_cast<float>(shift);
+        return;
+      }
+    }
+    links.push_back(link);
   }
 
   // A product of stacks of matrices can be stored transposed, as long as its rows stay together.
@@ -442,10 +461,10 @@ class Former {
   // A vector added to the columns of a product.
   bool add_bias(Group& group, const Match& match) const {
     if (group.kind != Kind::inner_product || group.bias >= 0 || !group.links.empty() ||
-        match.link.algorithm != Algorithm::add) {
+        match.links[0].algorithm != Algorithm::add) {
       return false;
     }
-    const Tensor* shift = constant(match.link.operand);
+    const Tensor* shift = constant(match.links[0].operand);
     const Step& head = step(group.steps[0]);
     const bool rows =
         head.node->op_type == "Gemm" && head.node->get<std::int64_t>("transB", 0) != 0;
@@ -454,7 +473,7 @@ class Former {
         shift->size() != columns) {
       return false;
     }
-    group.bias = match.link.operand;
+    group.bias = match.links[0].operand;
     group.steps.push_back(match.steps[0]);
     group.output = match.output;
     return true;

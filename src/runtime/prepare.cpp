@@ -2,9 +2,11 @@
 #include "runtime/prepare.hpp"
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <limits>
 #include <numeric>
+#include <utility>
 
 #include "runtime/products.hpp"
 
@@ -293,6 +295,9 @@ class Preparing {
         return result;
       }
     }
+    if (is_column(image, shape)) {
+      if (auto turned = turned_convolution(*x, shape, bias != nullptr, *after)) return turned;
+    }
     result.primitive = onednn::convolution(*x, shape, bias != nullptr, *after);
     if (result.primitive == nullptr) return std::nullopt;
     const auto& inputs = result.primitive->inputs;
@@ -301,6 +306,42 @@ class Preparing {
     if (bias != nullptr) result.operands.push_back({group_.bias, inputs[2], {}});
     add_link_operands(result);
     result.output = result.primitive->output;
+    return result;
+  }
+
+  // An image one pixel wide: kernels run along rows, so it is turned by 90 degrees, which moves
+  // nothing in memory.
+  static bool is_column(const Shape& image, const onednn::ConvolutionShape& shape) {
+    return image.rank() == 4 && image[3] == 1 && image[2] > 1 && shape.output[3] == 1 &&
+           shape.weight[3] == 1 && shape.before[1] == 0 && shape.after[1] == 0;
+  }
+
+  std::optional<Prepared> turned_convolution(const Layout& x,
+                                             const onednn::ConvolutionShape& upright, bool bias,
+                                             const std::vector<Post>& posts) const {
+    // Operands that are neither a number nor one per channel would have to be turned too.
+    for (const Post& post : posts) {
+      if (post.operand.empty()) continue;
+      const Shape& own = post.operand.shape();
+      if (own[2] != 1 || own[3] != 1) return std::nullopt;
+    }
+    constexpr std::array<int, 4> kTurn = {0, 1, 3, 2};
+    onednn::ConvolutionShape shape = upright;
+    std::swap(shape.weight[2], shape.weight[3]);
+    std::swap(shape.output[2], shape.output[3]);
+    for (auto* pair : {&shape.stride, &shape.dilation, &shape.before, &shape.after}) {
+      std::swap((*pair)[0], (*pair)[1]);
+    }
+    Prepared result;
+    result.primitive = onednn::convolution(x.transposed(kTurn), shape, bias, posts);
+    if (result.primitive == nullptr) return std::nullopt;
+    const auto& inputs = result.primitive->inputs;
+    result.operands.push_back({group_.x, inputs[0].transposed(kTurn), {}});
+    // The weight's elements lie as they did: one of its last two extents is 1.
+    result.operands.push_back({group_.weight, inputs[1], onednn::grouped_weight(shape)});
+    if (bias) result.operands.push_back({group_.bias, inputs[2], {}});
+    add_link_operands(result);
+    result.output = result.primitive->output.transposed(kTurn);
     return result;
   }
 

@@ -18,29 +18,35 @@ using graph::ElementType;
 using graph::Tensor;
 using graph::Value;
 
-// What folding may compute: small enough to be worth keeping.
-constexpr std::int64_t kFoldedBytes = std::int64_t{1} << 26;
-
 // Folds nodes without subgraphs.
 class Folding final : public graph::Environment {
  public:
+  explicit Folding(FoldBudget& budget) : budget_(budget) {}
+
   Tensor allocate(ElementType type, const Shape& shape) override {
     const std::int64_t count = element_count(shape);
-    check(count <= kFoldedBytes / std::max<std::int64_t>(graph::byte_count(type, 1), 1),
-          "runtime.Session", "folded constants must be small", shape);
+    const std::int64_t width =
+        std::max<std::int64_t>(graph::byte_count(type, 1), 32 * (graph::bit_width(type) == 0));
+    take(budget_.bytes, count, width, "bytes");
     return {type, shape};
   }
   std::vector<Value> run(const graph::Graph&, std::span<const Value>) override {
     throw UnsupportedError("[runtime.Session] constants are not folded through subgraphs");
   }
   std::uint64_t next_seed() override { return 0; }
-  void spend(std::int64_t steps) override {
-    check(steps <= kFoldedBytes - spent_, "runtime.Session", "folding must take few steps");
-    spent_ += steps;
-  }
+  void spend(std::int64_t steps) override { take(budget_.steps, steps, 1, "steps"); }
 
  private:
-  std::int64_t spent_ = 0;
+  void take(std::int64_t& left, std::int64_t count, std::int64_t width, const char* what) {
+    if (count > left / width) {
+      budget_.lasted = false;
+      throw Error(error_text("runtime.Session",
+                             "the budget of folding must last, " + std::string(what), count));
+    }
+    left -= count * width;
+  }
+
+  FoldBudget& budget_;
 };
 
 }  // namespace
@@ -71,7 +77,7 @@ int Program::slot(const std::string& name) {
 }
 
 Program::Program(const graph::Graph& own, const std::map<std::string, std::int64_t>& opsets,
-                 Program* around, bool fuse)
+                 Program* around, bool fuse, FoldBudget& budget)
     : graph(&own) {
   for (const graph::ValueInfo& input : own.inputs) inputs.push_back(slot(input.name));
   for (const auto& [name, tensor] : own.initializers) {
@@ -92,10 +98,11 @@ Program::Program(const graph::Graph& own, const std::map<std::string, std::int64
       }
     }
   }
-  compile(opsets, fuse);
+  compile(opsets, fuse, budget);
 }
 
-void Program::compile(const std::map<std::string, std::int64_t>& opsets, bool fuse) {
+void Program::compile(const std::map<std::string, std::int64_t>& opsets, bool fuse,
+                      FoldBudget& budget) {
   for (const graph::Node& node : graph->nodes) {
     Step step;
     step.node = &node;
@@ -106,7 +113,7 @@ void Program::compile(const std::map<std::string, std::int64_t>& opsets, bool fu
     }
     std::set<int> captured;
     graph::for_each_subgraph(node, [&](const graph::Graph& body) {
-      auto program = std::make_unique<Program>(body, opsets, this, fuse);
+      auto program = std::make_unique<Program>(body, opsets, this, fuse, budget);
       for (const auto& [inner, outer] : program->captures) captured.insert(outer);
       step.is_pure = false;
       bodies.emplace(&body, std::move(program));
@@ -119,7 +126,7 @@ void Program::compile(const std::map<std::string, std::int64_t>& opsets, bool fu
     const bool known = step.is_pure && std::ranges::all_of(step.inputs, [&](int input) {
                          return input < 0 || is_constant(input);
                        });
-    if (known) fold(step);
+    if (known) fold(step, budget);
     if (!known || !std::ranges::all_of(step.outputs, [&](int output) {
           return output < 0 || is_constant(output);
         })) {
@@ -135,13 +142,13 @@ void Program::compile(const std::map<std::string, std::int64_t>& opsets, bool fu
 }
 
 // What cannot be folded is an error only if it is run.
-void Program::fold(const Step& step) {
+void Program::fold(const Step& step, FoldBudget& budget) {
   std::vector<const Value*> given;
   for (const int input : step.inputs) {
     given.push_back(input < 0 ? nullptr : &constants[static_cast<std::size_t>(input)]);
   }
   std::vector<Value> results(step.outputs.size());
-  Folding environment;
+  Folding environment(budget);
   graph::Call call(*step.node, step.version, given, results, environment);
   try {
     step.op->evaluate(call);

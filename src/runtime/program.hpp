@@ -82,11 +82,18 @@ struct Cell {
 /// Of a value as graph has it.
 [[nodiscard]] Cell cell_of(graph::Value value, bool is_fixed);
 
+/// What computing constants may take, of a program and its subgraphs together.
+struct FoldBudget {
+  std::int64_t bytes = 0;
+  std::int64_t steps = 0;
+  bool lasted = true;  ///< false: a node is left that more would have folded
+};
+
 class Program {
  public:
   /// Of a graph whose nodes are sorted. `around` has what subgraphs capture.
   Program(const graph::Graph& graph, const std::map<std::string, std::int64_t>& opsets,
-          Program* around, bool fuse);
+          Program* around, bool fuse, FoldBudget& budget);
 
   [[nodiscard]] int slot_count() const noexcept { return static_cast<int>(names.size()); }
   [[nodiscard]] bool is_constant(int slot) const noexcept {
@@ -116,8 +123,8 @@ class Program {
 
  private:
   int slot(const std::string& name);
-  void compile(const std::map<std::string, std::int64_t>& opsets, bool fuse);
-  void fold(const Step& step);
+  void compile(const std::map<std::string, std::int64_t>& opsets, bool fuse, FoldBudget& budget);
+  void fold(const Step& step, FoldBudget& budget);
 
   std::unordered_map<std::string, int> index_;
   mutable std::mutex mutex_;

@@ -19,6 +19,7 @@
 #include <moptcore/graph/onnx.hpp>
 #include <moptcore/graph/optimize.hpp>
 
+#include "graph/passes/editor.hpp"
 #include "runtime/engine.hpp"
 #include "runtime/plan.hpp"
 
@@ -129,6 +130,8 @@ struct Session::State {
   Engine engine;
   graph::Model model;
   std::unique_ptr<Program> program;
+  bool is_partial = false;  // constants are left to compute
+  std::once_flag compiled;
   std::vector<ValueInfo> inputs;  // that have no default
 
   std::mutex mutex;
@@ -138,6 +141,8 @@ struct Session::State {
   // Samples to run at a time; 0: all that are given; -1: not known before the first run.
   std::atomic<std::int64_t> part{-1};
 
+  bool compile(const graph::PassOptions& passes);  // true: all constants are computed
+  void compile_fully();
   std::vector<Value> arranged(const graph::Values& given) const;
   std::vector<std::int64_t> signature(const std::vector<Value>& given) const;
   std::vector<Value> run(const std::vector<Value>& given, Times* times,
@@ -163,17 +168,11 @@ Session::Session(graph::Model model, const SessionOptions& options) {
   }
   graph::inline_functions(model);
   graph::sort_nodes(model.graph);
-  // What groups of steps cannot express: weights that take over what follows them, and
-  // normalization in parts. Passes infer types, which costs more than loading: they have to be
-  // worth it.
-  const bool rewritten = std::ranges::any_of(model.graph.nodes, [](const graph::Node& node) {
-    return node.op_type == "BatchNormalization" || node.op_type == "ReduceMean";
-  });
-  if (options.fuse && rewritten) {
-    for (const char* pass :
-         {"fold_constants", "fold_batch_norm", "fold_affine", "fuse_layer_norm"}) {
-      graph::run_pass(model, pass);
-    }
+  if (model.ir_version < 4) {
+    // All initializers had to be inputs as well, which says nothing about them.
+    std::erase_if(model.graph.inputs, [&](const ValueInfo& input) {
+      return model.graph.initializers.contains(input.name);
+    });
   }
   state_ = std::make_unique<State>(std::move(model), options);
   const graph::Graph& graph = state_->model.graph;
@@ -183,9 +182,7 @@ Session::Session(graph::Model model, const SessionOptions& options) {
                        "the inputs of a model must have different names", input.name);
     if (!graph.initializers.contains(input.name)) state_->inputs.push_back(input);
   }
-  translated([&] {
-    state_->program = std::make_unique<Program>(graph, state_->model.opsets, nullptr, options.fuse);
-  });
+  state_->is_partial = !state_->compile({});
 }
 
 Session::Session(const std::filesystem::path& path, const SessionOptions& options)
@@ -203,6 +200,42 @@ const std::vector<ValueInfo>& Session::outputs() const noexcept {
   return state_->model.graph.outputs;
 }
 
+bool Session::State::compile(const graph::PassOptions& passes) {
+  // What groups of steps cannot express: weights that take over what follows them, and
+  // normalization in parts. Passes infer types, which costs more than loading: they have to be
+  // worth it.
+  const bool rewritten = std::ranges::any_of(model.graph.nodes, [](const graph::Node& node) {
+    return node.op_type == "BatchNormalization" || node.op_type == "ReduceMean";
+  });
+  FoldBudget budget{graph::fold_limit(model, passes), passes.max_fold_steps};
+  if (options.fuse && rewritten) {
+    graph::PassOptions left = passes;
+    left.max_fold_bytes = budget.bytes;
+    left.max_fold_ratio = 0;
+    for (const char* pass :
+         {"fold_constants", "fold_batch_norm", "fold_affine", "fuse_layer_norm"}) {
+      budget.bytes -= std::min(graph::run_pass(model, pass, left).bytes, budget.bytes);
+    }
+  }
+  translated([&] {
+    program = std::make_unique<Program>(model.graph, model.opsets, nullptr, options.fuse, budget);
+  });
+  return budget.lasted;
+}
+
+// Loading is bounded by the size of the file. A run computes large constants anyway: the first one
+// does so for all.
+void Session::State::compile_fully() {
+  if (!is_partial) return;
+  std::call_once(compiled, [&] {
+    graph::PassOptions passes;
+    passes.max_fold_bytes = options.max_bytes;
+    passes.max_fold_ratio = 0;
+    passes.max_fold_steps = std::max(passes.max_fold_steps, options.max_steps);
+    (void)compile(passes);
+  });
+}
+
 // The values by the program's inputs.
 std::vector<Value> Session::State::arranged(const graph::Values& given) const {
   const std::vector<ValueInfo>& all = model.graph.inputs;
@@ -211,7 +244,8 @@ std::vector<Value> Session::State::arranged(const graph::Values& given) const {
   for (std::size_t i = 0; i < all.size(); ++i) {
     const ValueInfo& info = all[i];
     const auto value = given.find(info.name);
-    if (value == given.end()) {
+    if (value == given.end() || !value->second.has_value()) {
+      found += value == given.end() ? 0 : 1;
       const Value& fallback = program->defaults[static_cast<std::size_t>(program->inputs[i])];
       check(fallback.has_value() || info.type.kind == ValueType::Kind::optional, kWhere,
             "every input must be given, missing is", info.name);
@@ -341,6 +375,7 @@ std::vector<Value> Session::State::run_batch(const std::vector<Value>& given) {
 }
 
 graph::Values Session::run(const graph::Values& inputs) const {
+  state_->compile_fully();
   const std::vector<Value> given = state_->arranged(inputs);
   std::vector<Value> results = translated([&] { return state_->run_batch(given); });
   graph::Values named;
@@ -355,6 +390,7 @@ graph::Values Session::run(const graph::Values& inputs) const {
 
 Profile Session::profile(const graph::Values& inputs, int runs) const {
   check(runs >= 1 && runs <= 1'000'000, kWhere, "runs must be in [1, 1000000]", runs);
+  state_->compile_fully();
   const std::vector<Value> given = state_->arranged(inputs);
   translated([&] { return state_->run(given, nullptr, nullptr); });
   std::vector<std::vector<double>> spent;

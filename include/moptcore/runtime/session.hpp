@@ -62,12 +62,14 @@ class MOPTCORE_API Session {
   Session& operator=(Session&&) noexcept;
   ~Session();
 
-  /// The inputs that a run must be given, and what it returns.
+  /// The inputs that a run must be given, and what it returns. Of files of IR version 3, which list
+  /// all initializers as inputs, initializers are no inputs.
   [[nodiscard]] const std::vector<graph::ValueInfo>& inputs() const noexcept;
   [[nodiscard]] const std::vector<graph::ValueInfo>& outputs() const noexcept;
 
   /// All outputs by name. Inputs are read where they lie. From several threads at once: each call
-  /// has memory of its own. The first run with new shapes plans. Throws Error for inputs that are
+  /// has memory of its own. The first run with new shapes plans, the very first one
+  /// also computes constants that are much larger than the model. Throws Error for inputs that are
   /// missing, unknown or of a wrong type or shape, and what operators throw. NaN need not survive:
   /// oneDNN's Relu and Clip make 0 or a bound of it, where graph::Evaluator keeps it.
   [[nodiscard]] graph::Values run(const graph::Values& inputs) const;

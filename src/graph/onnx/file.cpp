@@ -74,7 +74,12 @@ void replace_file(const std::string& path, const std::function<void(FileWriter&)
   static std::atomic<unsigned> counter{0};
   const std::string temporary =
       path + ".tmp-" + std::to_string(::getpid()) + '-' + std::to_string(counter.fetch_add(1));
-  create_file(temporary, fill);
+  try {
+    create_file(temporary, fill);
+  } catch (const std::system_error& error) {
+    // In terms of the file that was asked for.
+    throw std::system_error(error.code(), path);
+  }
   if (std::rename(temporary.c_str(), path.c_str()) != 0) {
     const int error = errno;
     ::unlink(temporary.c_str());

@@ -125,9 +125,13 @@ void make_names_unique(Graph& graph) {
   make_names_unique(graph, taken);
 }
 
-std::int64_t fold_limit(const Model& model) {
-  constexpr std::int64_t kMost = std::int64_t{1} << 58;
-  return 16 * std::min(initializer_bytes(model.graph), kMost) + (std::int64_t{1} << 20);
+std::int64_t fold_limit(const Model& model, const PassOptions& options) {
+  const std::int64_t ratio = options.max_fold_ratio;
+  check(ratio >= 0, "graph.fold_constants", "max_fold_ratio must be >= 0", ratio);
+  if (ratio == 0) return options.max_fold_bytes;
+  constexpr std::int64_t kMost = std::int64_t{1} << 61;
+  const std::int64_t own = std::min(initializer_bytes(model.graph), kMost / ratio);
+  return std::min(options.max_fold_bytes, ratio * own + (std::int64_t{1} << 20));
 }
 
 void NamePool::collect(const Graph& graph) {

@@ -111,9 +111,8 @@ struct PassNeeds {
 PassReport run_pass(Model& model, std::string_view name, const PassOptions& options,
                     PassNeeds needs, const std::function<void(GraphEditor&)>& edit);
 
-/// Bytes that constants made by folding may have beside those of the model: 16 times its
-/// initializers and 1 MiB.
-[[nodiscard]] std::int64_t fold_limit(const Model& model);
+/// Bytes that constants made by folding may have beside those of the model.
+[[nodiscard]] MOPTCORE_API std::int64_t fold_limit(const Model& model, const PassOptions& options);
 
 /// Renames what subgraphs define under a name that is taken around them.
 void make_names_unique(Graph& graph);

@@ -111,7 +111,7 @@ bool is_light(const Node& node) {
 class Folder {
  public:
   Folder(const Model& model, const PassOptions& options)
-      : max_bytes_(std::min(options.max_fold_bytes, fold_limit(model))),
+      : max_bytes_(fold_limit(model, options)),
         bytes_(max_bytes_),
         steps_(options.max_fold_steps) {}
 

@@ -67,14 +67,18 @@ Shape Layout::strides() const {
 }
 
 Layout Layout::transposed(std::span<const int> axes) const {
-  const Shape old = strides();
   Shape shape;
-  Shape steps;
-  for (const int axis : axes) {
-    shape.push_back(state_->shape[axis]);
-    steps.push_back(old[axis]);
+  for (const int axis : axes) shape.push_back(state_->shape[axis]);
+  if (is_strided()) {
+    const Shape old = strides();
+    Shape steps;
+    for (const int axis : axes) steps.push_back(old[axis]);
+    return Layout(shape, steps);
   }
-  return Layout(shape, steps);
+  std::vector<int> places(axes.size());
+  for (std::size_t i = 0; i < axes.size(); ++i)
+    places[static_cast<std::size_t>(axes[i])] = static_cast<int>(i);
+  return Layout(state_of(state_->desc.permute_axes(places), shape));
 }
 
 bool operator==(const Layout& a, const Layout& b) noexcept {

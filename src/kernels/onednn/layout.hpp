@@ -35,7 +35,7 @@ class Layout {
   [[nodiscard]] bool is_strided() const noexcept;
   /// Of a strided layout, one per axis.
   [[nodiscard]] Shape strides() const;
-  /// What a transposition makes of a strided layout.
+  /// What a transposition makes of it: axis i of the result is axis axes[i].
   [[nodiscard]] Layout transposed(std::span<const int> axes) const;
 
   [[nodiscard]] const State& state() const noexcept { return *state_; }

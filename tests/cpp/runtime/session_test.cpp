@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <fstream>
 #include <random>
 #include <sstream>
 #include <thread>
@@ -357,6 +358,102 @@ TEST_CASE("convolutions with groups, strides, dilations and uneven padding agree
   }
 }
 
+TEST_CASE("convolutions of images one pixel wide agree with the loops", "[runtime][session]") {
+  struct Case {
+    std::int64_t in, out, group, kernel, stride, pad;
+  };
+  for (const Case& c : {Case{16, 24, 1, 5, 1, 0}, Case{24, 24, 24, 3, 1, 1}, Case{3, 8, 1, 4, 2, 1},
+                        Case{12, 8, 4, 3, 1, 2}, Case{16, 16, 1, 1, 2, 0}}) {
+    INFO(c.in << " to " << c.out << " in " << c.group);
+    Builder b(5);
+    const std::string x = b.input("x", {named("N"), known(c.in), named("H"), named("W")});
+    const std::string y =
+        b.op("Conv",
+             {x, b.weight(Shape{c.out, c.in / c.group, c.kernel, 1}, 0.3f), b.weight(Shape{c.out})},
+             window({c.kernel, 1}, {c.stride, 1}, {c.pad, 0, c.pad, 0}, c.group));
+    const std::string scaled = b.op("Mul", {y, b.weight(Shape{1, c.out, 1, 1})});
+    const std::string again =
+        b.op("Conv", {b.op("Relu", {scaled}), b.weight(Shape{8, c.out, 3, 1}, 0.3f)},
+             window({3, 1}, {1, 1}, {1, 0, 1, 0}));
+    const Model model = b.finish({again, b.op("GlobalMaxPool", {again})});
+    check_model(
+        model, {{{"x", noise(Shape{2, c.in, 19, 1}, 1)}}, {{"x", noise(Shape{1, c.in, 9, 6}, 2)}}});
+  }
+}
+
+TEST_CASE("a hard swish is fused even where its sixth has become part of other numbers",
+          "[runtime][session]") {
+  for (const bool divides : {true, false}) {
+    Builder b(6, 13);
+    const std::string x = b.input("x", {named("N"), known(8), named("H"), named("W")});
+    const std::string y = b.op("Conv", {x, b.weight(Shape{16, 8, 1, 1}), b.weight(Shape{16})},
+                               window({1, 1}, {1, 1}, {0, 0, 0, 0}));
+    const std::string ramp =
+        b.op("Clip", {b.op("Add", {y, b.number(3)}), b.number(0), b.number(6)});
+    const std::string swish = b.op("Mul", {y, ramp});
+    const std::string scaled =
+        divides ? b.op("Div", {swish, b.number(6)}) : b.op("Mul", {swish, b.number(0.7f)});
+    const std::string shifted =
+        b.op("Mul",
+             {b.op("Add", {b.op("Mul", {scaled, b.number(1.3f)}), b.number(-0.4f)}), b.number(2)});
+    const Model model = b.finish({b.op("Conv", {shifted, b.weight(Shape{8, 16, 3, 3}, 0.1f)},
+                                       window({3, 3}, {1, 1}, {1, 1, 1, 1}))});
+    const Values given{{"x", noise(Shape{2, 8, 9, 11}, 3, 3)}};
+    check_model(model, {given});
+    const runtime::Profile profile = Session(model).profile(given, 1);
+    const auto fused = [](const runtime::ProfileRow& row) {
+      return row.operation.starts_with("Conv+Add+Clip+Mul");
+    };
+    CHECK(std::ranges::any_of(profile.rows, fused));
+    CHECK(std::ranges::none_of(profile.rows, [](const runtime::ProfileRow& row) {
+      return row.operation == "Clip" || row.operation == "Mul" || row.operation == "Add";
+    }));
+  }
+}
+
+TEST_CASE("constants much larger than the model are computed by the first run, and only once",
+          "[runtime][session]") {
+  Builder b(8);
+  b.model.ir_version = 3;
+  const std::string x = b.input("x", {named("N"), known(4096)});
+  // Files of IR version 3 list initializers as inputs.
+  const std::string shape = b.integers({4096, 600});
+  b.input(shape, {known(2)}, ElementType::int64);
+  const std::string weight =
+      b.op("ConstantOfShape", {shape}, {{"value", Tensor::of<float>(Shape{1}, {0.25f})}});
+  const Model model = b.finish({b.op("MatMul", {x, weight})});
+  const Session session(model);
+  REQUIRE(session.inputs().size() == 1);
+  const Tensor given = noise(Shape{1, 4096}, 4);
+  const Tensor got = session.run({{"x", given}}).begin()->second.tensor();
+  double sum = 0;
+  for (const float each : given.values<float>()) sum += each;
+  for (const float each : got.values<float>()) CHECK(std::abs(each - sum / 4) < 1e-3);
+  const runtime::Profile profile = session.profile({{"x", given}}, 1);
+  CHECK(profile.rows.size() == 1);
+}
+
+TEST_CASE("loading does not compute what the file is too small for", "[runtime][session]") {
+  // 24 GiB of constants, if they were made.
+  Builder b(9);
+  const std::string x = b.input("x", {known(1)});
+  const std::string shape = b.integers({std::int64_t{1} << 24});
+  std::string sum = x;
+  for (int i = 0; i < 400; ++i) {
+    sum = b.op("Add", {sum, b.op("ConstantOfShape", {shape})});
+  }
+  const auto resident = [] {
+    std::ifstream file("/proc/self/statm");
+    std::int64_t whole = 0;
+    std::int64_t pages = 0;
+    file >> whole >> pages;
+    return pages * 4096;
+  };
+  const std::int64_t before = resident();
+  const Session session(b.finish({sum}));
+  CHECK(resident() - before < std::int64_t{1} << 28);
+}
+
 TEST_CASE("transposed convolutions agree with the loops", "[runtime][session]") {
   for (const std::int64_t group : {1, 2}) {
     Builder b(5);
@@ -456,6 +553,8 @@ TEST_CASE("results belong to the caller", "[runtime][session]") {
 TEST_CASE("a session names what is wrong with its inputs", "[runtime][session]") {
   const Session session(attention(9));
   CHECK_THROWS_WITH(session.run({}),
+                    "[runtime.Session] every input must be given, missing is, got x");
+  CHECK_THROWS_WITH(session.run({{"x", Value()}}),
                     "[runtime.Session] every input must be given, missing is, got x");
   CHECK_THROWS_WITH(session.run({{"x", Tensor::scalar(1.0f)}}),
                     "[runtime.Session] input 'x' must have shape (N, 12, 32), got ()");

@@ -12,9 +12,10 @@
 namespace moptcore::inline v0::graph {
 
 struct PassOptions {
-  /// Bytes that constants made by folding may have in all, 16 times those of the model's
-  /// initializers and 1 MiB more at most, and what operators may count as work for them.
+  /// Bytes that constants made by folding may have in all; the same in times of the model's
+  /// initializers, and 1 MiB more (0: no such limit); what operators may count as work for them.
   std::int64_t max_fold_bytes = std::int64_t{64} << 20;
+  std::int64_t max_fold_ratio = 16;
   std::int64_t max_fold_steps = 1'000'000'000;
   /// How often a pass looks at the model.
   int max_rounds = 64;
