@@ -193,6 +193,16 @@ void pack_panels(std::int64_t depth, std::int64_t columns, const float* b, std::
   }
 }
 
+void unpack_panels(std::int64_t depth, std::int64_t columns, const float* packed,
+                   std::int64_t row_stride, std::int64_t column_stride, float* b) noexcept {
+  for (std::int64_t j = 0; j < columns; ++j) {
+    const float* panel = packed + j / kPanel * depth * kPanel + j % kPanel;
+    for (std::int64_t k = 0; k < depth; ++k) {
+      b[k * row_stride + j * column_stride] = panel[k * kPanel];
+    }
+  }
+}
+
 void multiply_panels(std::int64_t rows, std::int64_t columns, std::int64_t depth, const float* a,
                      std::int64_t a_stride, const float* packed, std::int64_t first_panel,
                      std::int64_t last_panel, const Ending& end, float* c,

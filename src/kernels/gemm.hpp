@@ -26,6 +26,10 @@ void pack_panels(std::int64_t depth, std::int64_t columns, const float* b, std::
                  std::int64_t column_stride, std::int64_t first, std::int64_t last,
                  float* packed) noexcept;
 
+/// The matrix of all panels again, at the places that pack_panels read.
+void unpack_panels(std::int64_t depth, std::int64_t columns, const float* packed,
+                   std::int64_t row_stride, std::int64_t column_stride, float* b) noexcept;
+
 /// The end of a product: min(max(sum + bias[column] + addend[row][column], low), high), then
 /// gelu where asked for.
 struct Ending {

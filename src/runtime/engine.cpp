@@ -153,9 +153,18 @@ class Runner {
     return at.plain_storage;
   }
 
+  // With its elements, should they be a constant's that lives on in packed form only.
+  Cell& whole(int slot) {
+    Cell& at = cell(slot);
+    if (at.is_fixed && !at.layout.empty() && at.memory.raw() == nullptr) {
+      at.memory = program_.constant(slot);
+    }
+    return at;
+  }
+
   // The value row by row.
   const Value& plain(int slot) {
-    Cell& at = cell(slot);
+    Cell& at = whole(slot);
     if (at.value.has_value() || at.layout.empty()) return at.value;
     if (at.layout.is_row_major()) {
       at.value = at.memory;
@@ -201,17 +210,27 @@ class Runner {
     primitive.bind()->run(buffers.data());
   }
 
-  Buffer acquire(const Operand& operand) {
+  Buffer acquire_packed(const Operand& operand) {
     Cell& at = cell(operand.slot);
-    if (operand.packing != Packing::layout) {
-      const Tensor packed = program_.packed(operand.slot, operand.packing, operand.source);
-      return {packed.raw(), plan_ == nullptr ? -1 : constant_storage(packed), packed};
+    const Layout source = operand.source.empty() ? Layout(at.layout.shape()) : operand.source;
+    const Tensor packed = operand.packing == Packing::layout
+                              ? program_.packed(operand.slot, source, operand.want)
+                              : program_.packed(operand.slot, operand.packing, source);
+    if (plan_ == nullptr) return {packed.raw(), -1, packed};
+    // While a plan is made, nobody else uses the program.
+    if (program_.give_up(operand.slot)) {
+      at.value = Value();
+      at.memory = Tensor();
     }
-    if (program_.is_constant(operand.slot) && !operand.want.is_row_major()) {
-      const Layout source = operand.source.empty() ? Layout(at.layout.shape()) : operand.source;
-      const Tensor packed = program_.packed(operand.slot, source, operand.want);
-      return {packed.raw(), plan_ == nullptr ? -1 : constant_storage(packed), packed};
+    return {packed.raw(), constant_storage(packed), packed};
+  }
+
+  Buffer acquire(const Operand& operand) {
+    const bool repacked = operand.packing != Packing::layout;
+    if (repacked || (program_.is_constant(operand.slot) && !operand.want.is_row_major())) {
+      return acquire_packed(operand);
     }
+    Cell& at = whole(operand.slot);
     const auto storage_of_memory = [&] {
       if (plan_ != nullptr && at.storage < 0) at.storage = constant_storage(at.memory);
       return at.storage;

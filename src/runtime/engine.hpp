@@ -57,7 +57,7 @@ class Engine {
                                      const Shape& shape);
 
 /// The outputs of a program for its inputs (and, of a subgraph, what it captures, in the order of
-/// Program::captures). Fills `plan` where there is one.
+/// Program::captures). Fills `plan` where there is one: nobody else may use the program meanwhile.
 [[nodiscard]] std::vector<graph::Value> run_steps(const Engine& engine, const Program& program,
                                                   std::span<const graph::Value> inputs,
                                                   std::span<const graph::Value> captured,

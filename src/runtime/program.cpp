@@ -18,6 +18,9 @@ using graph::ElementType;
 using graph::Tensor;
 using graph::Value;
 
+// Bytes of a constant that is copied rather than left where it was read.
+constexpr std::int64_t kSmall = std::int64_t{16} << 10;
+
 // Folds nodes without subgraphs.
 class Folding final : public graph::Environment {
  public:
@@ -137,8 +140,26 @@ void Program::compile(const std::map<std::string, std::int64_t>& opsets, bool fu
   form_groups(*this, fuse);
   initial.resize(names.size());
   for (std::size_t i = 0; i < names.size(); ++i) {
-    if (constants[i].has_value()) initial[i] = cell_of(constants[i], true);
+    if (!constants[i].has_value()) continue;
+    // Memory of their own for small ones: none of them shall keep that of a whole file.
+    if (constants[i].is_tensor() && constants[i].tensor().bytes() <= kSmall) {
+      constants[i] = constants[i].tensor().clone();
+    }
+    initial[i] = cell_of(constants[i], true);
   }
+  std::vector<int> reads(names.size(), 0);
+  for (const Step& step : steps) {
+    for (const int slot : step.inputs)
+      reads[static_cast<std::size_t>(std::max(slot, 0))] += slot >= 0;
+  }
+  for (const auto& [body, program] : bodies) {
+    for (const std::string& name : graph::names_captured(*body)) {
+      reads[static_cast<std::size_t>(slot(name))] += 2;
+    }
+  }
+  for (const int slot : outputs) reads[static_cast<std::size_t>(slot)] += 2;
+  for (const int count : reads) read_once_.push_back(count == 1);
+  given_up_.assign(names.size(), false);
 }
 
 // What cannot be folded is an error only if it is run.
@@ -164,44 +185,83 @@ void Program::fold(const Step& step, FoldBudget& budget) {
   }
 }
 
+Tensor Program::constant(int slot) const {
+  const auto index = static_cast<std::size_t>(slot);
+  if (!is_given_up(slot)) return constants[index].tensor();
+  const std::lock_guard lock(mutex_);
+  const auto& known = packed_.at(slot);
+  const Packed& from = *std::ranges::find_if(
+      known, [](const Packed& each) { return each.packing != Packing::winograd; });
+  Tensor result(ElementType::float32, initial[index].layout.shape());
+  if (from.packing == Packing::layout) {
+    kernels::onednn::reorder(from.layout, from.tensor.raw(), from.source, result.mutable_raw());
+    return result;
+  }
+  const Shape& shape = from.source.shape();
+  const Shape strides = from.source.strides();
+  kernels::unpack_panels(shape[1], shape[0], from.tensor.data<float>(), strides[1], strides[0],
+                         result.mutable_data<float>());
+  return result;
+}
+
+bool Program::give_up(int slot) const {
+  const auto index = static_cast<std::size_t>(slot);
+  if (is_given_up(slot)) return true;
+  if (!read_once_[index]) return false;
+  const std::lock_guard lock(mutex_);
+  const auto known = packed_.find(slot);
+  if (known == packed_.end()) return false;
+  // What Winograd's transformation rounds has no way back.
+  const bool whole = std::ranges::any_of(
+      known->second, [](const Packed& each) { return each.packing != Packing::winograd; });
+  if (!whole) return false;
+  constants[index] = Value();
+  initial[index].value = Value();
+  initial[index].memory = Tensor();
+  given_up_[index] = true;
+  return true;
+}
+
 Tensor Program::packed(int slot, const kernels::onednn::Layout& source,
                        const kernels::onednn::Layout& wanted) const {
-  const Tensor& constant = constants[static_cast<std::size_t>(slot)].tensor();
-  if (wanted.is_row_major() && source.is_row_major()) return constant;
-  const std::lock_guard lock(mutex_);
-  auto& known = packed_[slot];
-  for (const Packed& each : known) {
-    if (each.packing == Packing::layout && each.layout == wanted) return each.tensor;
+  {
+    const std::lock_guard lock(mutex_);
+    for (const Packed& each : packed_[slot]) {
+      if (each.packing == Packing::layout && each.layout == wanted) return each.tensor;
+    }
   }
+  const Tensor from = constant(slot);
+  const std::lock_guard lock(mutex_);
   Tensor result(ElementType::uint8, Shape{wanted.bytes()});
-  kernels::onednn::reorder(source, constant.raw(), wanted, result.mutable_raw());
-  known.push_back({Packing::layout, wanted, result});
+  kernels::onednn::reorder(source, from.raw(), wanted, result.mutable_raw());
+  packed_[slot].push_back({Packing::layout, source, wanted, result});
   return result;
 }
 
 Tensor Program::packed(int slot, Packing packing, const kernels::onednn::Layout& source) const {
-  const Tensor& constant = constants[static_cast<std::size_t>(slot)].tensor();
-  const std::lock_guard lock(mutex_);
-  auto& known = packed_[slot];
-  for (const Packed& each : known) {
-    if (each.packing == packing && each.layout == source) return each.tensor;
+  {
+    const std::lock_guard lock(mutex_);
+    for (const Packed& each : packed_[slot]) {
+      if (each.packing == packing && each.source == source) return each.tensor;
+    }
   }
+  const Tensor original = constant(slot);
+  const std::lock_guard lock(mutex_);
   const Shape& shape = source.shape();
-  Tensor result;
   // [columns, depth], or [columns, depth, 3, 3]
   const std::int64_t columns = shape[0];
   const std::int64_t depth = shape[1];
   const std::int64_t floats = kernels::packed_floats(depth, columns);
   const bool is_winograd = packing == Packing::winograd;
-  result = Tensor(ElementType::float32, Shape{is_winograd ? kernels::kProducts * floats : floats});
-  const auto* from = constant.data<float>();
+  Tensor result(ElementType::float32, Shape{is_winograd ? kernels::kProducts * floats : floats});
+  const auto* from = original.data<float>();
   auto* to = result.mutable_data<float>();
   const Shape strides = source.strides();
   parallel_for(kernels::panels_of(columns), 2, [&](std::int64_t first, std::int64_t last) {
     if (is_winograd) kernels::pack_winograd(depth, columns, from, first, last, to);
     else kernels::pack_panels(depth, columns, from, strides[1], strides[0], first, last, to);
   });
-  known.push_back({packing, source, result});
+  packed_[slot].push_back({packing, source, {}, result});
   return result;
 }
 

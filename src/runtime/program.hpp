@@ -97,14 +97,16 @@ class Program {
 
   [[nodiscard]] int slot_count() const noexcept { return static_cast<int>(names.size()); }
   [[nodiscard]] bool is_constant(int slot) const noexcept {
-    return slot >= 0 && constants[static_cast<std::size_t>(slot)].has_value();
+    return slot >= 0 &&
+           (constants[static_cast<std::size_t>(slot)].has_value() || is_given_up(slot));
   }
 
   const graph::Graph* graph;
   std::vector<std::string> names;
-  std::vector<graph::Value> constants;  ///< by slot; nothing where it is computed
-  std::vector<graph::Value> defaults;   ///< of inputs that have one
-  std::vector<Cell> initial;            ///< by slot: the constants, ready to be read
+  /// By slot: nothing where it is computed, or lives on in packed form only (constant()).
+  mutable std::vector<graph::Value> constants;
+  std::vector<graph::Value> defaults;  ///< of inputs that have one
+  mutable std::vector<Cell> initial;   ///< by slot: the constants, ready to be read
   std::vector<int> inputs;
   std::vector<int> outputs;
   std::vector<std::pair<int, int>> captures;  ///< own slot, slot around
@@ -112,6 +114,9 @@ class Program {
   std::vector<Group> groups;   ///< in an order in which they can run
   std::vector<Group> singles;  ///< each step alone
   std::unordered_map<const graph::Graph*, std::unique_ptr<Program>> bodies;
+
+  /// The elements of a constant, row-major.
+  [[nodiscard]] graph::Tensor constant(int slot) const;
 
   /// A constant packed for our own kernels, made once.
   [[nodiscard]] graph::Tensor packed(int slot, Packing packing,
@@ -121,7 +126,15 @@ class Program {
   [[nodiscard]] graph::Tensor packed(int slot, const kernels::onednn::Layout& source,
                                      const kernels::onednn::Layout& wanted) const;
 
+  /// Frees a constant that has been packed, as long as the packing can be undone and one step alone
+  /// reads it. Nobody else may use the program meanwhile. True: it is freed.
+  bool give_up(int slot) const;
+
  private:
+  [[nodiscard]] bool is_given_up(int slot) const noexcept {
+    return static_cast<std::size_t>(slot) < given_up_.size() &&
+           given_up_[static_cast<std::size_t>(slot)];
+  }
   int slot(const std::string& name);
   void compile(const std::map<std::string, std::int64_t>& opsets, bool fuse, FoldBudget& budget);
   void fold(const Step& step, FoldBudget& budget);
@@ -130,9 +143,12 @@ class Program {
   mutable std::mutex mutex_;
   struct Packed {
     Packing packing;
-    kernels::onednn::Layout layout;  // wanted, or the source of our own packing
+    kernels::onednn::Layout source;
+    kernels::onednn::Layout layout;  // of Packing::layout
     graph::Tensor tensor;
   };
+  std::vector<bool> read_once_;  // by slot: by one step, and by no subgraph or output
+  mutable std::vector<bool> given_up_;
   mutable std::unordered_map<int, std::vector<Packed>> packed_;
 };
 

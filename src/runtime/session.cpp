@@ -9,6 +9,7 @@
 #include <map>
 #include <mutex>
 #include <set>
+#include <shared_mutex>
 #include <sstream>
 #include <stdexcept>
 
@@ -134,6 +135,8 @@ struct Session::State {
   std::once_flag compiled;
   std::vector<ValueInfo> inputs;  // that have no default
 
+  // Shared by those who run the program, alone for who plans.
+  std::shared_mutex planning;
   std::mutex mutex;
   std::map<std::vector<std::int64_t>, Known> plans;
   std::uint64_t clock = 0;
@@ -212,15 +215,27 @@ bool Session::State::compile(const graph::PassOptions& passes) {
     graph::PassOptions left = passes;
     left.max_fold_bytes = budget.bytes;
     left.max_fold_ratio = 0;
+    // Constants that a pass has replaced go before the next one makes more.
     for (const char* pass :
-         {"fold_constants", "fold_batch_norm", "fold_affine", "fuse_layer_norm"}) {
+         {"fold_constants", "remove_dead_code", "fold_batch_norm", "remove_dead_code",
+          "fold_affine", "remove_dead_code", "fuse_layer_norm", "remove_dead_code"}) {
       budget.bytes -= std::min(graph::run_pass(model, pass, left).bytes, budget.bytes);
     }
   }
   translated([&] {
     program = std::make_unique<Program>(model.graph, model.opsets, nullptr, options.fuse, budget);
   });
-  return budget.lasted;
+  if (!budget.lasted) return false;
+  // The program has what it needs of these.
+  model.graph.initializers.clear();
+  model.graph.values.clear();
+  std::set<const graph::Node*> used;
+  for (const Step& step : program->steps) used.insert(step.node);
+  for (graph::Node& node : model.graph.nodes) {
+    if (node.op_type == "Constant" && !used.contains(&node)) node.attributes.clear();
+  }
+  trim();
+  return true;
 }
 
 // Loading is bounded by the size of the file. A run computes large constants anyway: the first one
@@ -303,24 +318,30 @@ std::vector<Value> Session::State::run(const std::vector<Value>& given, Times* t
   const ThreadScope scope(is_forked() ? 1 : options.threads);
   const kernels::onednn::Threads threads(num_threads());
   const std::vector<std::int64_t> key = signature(given);
-  if (const auto known = find(key)) {
-    if (known->plan != nullptr) {
-      try {
-        if (used != nullptr) *used = known->plan;
-        return known->plan->run(given, times);
-      } catch (const ShapesVary&) {
-        remember(key, nullptr);
-      }
-    }
-    Budget budget;
-    return run_steps(engine, *program, given, {}, budget, nullptr);
-  }
-  const auto plan = std::make_shared<Plan>(engine, *program);
+  auto known = find(key);
   Budget budget;
-  std::vector<Value> results = run_steps(engine, *program, given, {}, budget, plan.get());
-  remember(key, plan);
-  if (used != nullptr) *used = plan;
-  return results;
+  if (!known) {
+    const std::unique_lock alone(planning);
+    known = find(key);  // another thread may have been first
+    if (!known) {
+      const auto plan = std::make_shared<Plan>(engine, *program);
+      std::vector<Value> results = run_steps(engine, *program, given, {}, budget, plan.get());
+      remember(key, plan);
+      if (used != nullptr) *used = plan;
+      trim();  // values between had memory of their own, from now on they share the plan's
+      return results;
+    }
+  }
+  if (known->plan != nullptr) {
+    try {
+      if (used != nullptr) *used = known->plan;
+      return known->plan->run(given, times);
+    } catch (const ShapesVary&) {
+      remember(key, nullptr);
+    }
+  }
+  const std::shared_lock together(planning);
+  return run_steps(engine, *program, given, {}, budget, nullptr);
 }
 
 // Convolutional networks compute sample by sample: as many at a time as the caches hold.

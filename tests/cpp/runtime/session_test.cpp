@@ -433,6 +433,33 @@ TEST_CASE("constants much larger than the model are computed by the first run, a
   CHECK(profile.rows.size() == 1);
 }
 
+TEST_CASE("weights that live on in packed form serve other shapes too", "[runtime][session]") {
+  // Many rows, few rows and images of one column take different forms of the same weights.
+  Builder b(11);
+  const std::string x = b.input("x", {named("N"), known(40)});
+  const std::string y = b.op("Relu", {b.op("MatMul", {x, b.weight(Shape{40, 72}, 0.2f)})});
+  const std::string z = b.op("Gemm", {y, b.weight(Shape{33, 72}, 0.2f), b.weight(Shape{33})},
+                             {{"transB", std::int64_t{1}}});
+  const Model products = b.finish({z});
+  std::vector<Values> rows;
+  for (const std::int64_t n : {64, 3, 8, 1, 64}) rows.push_back({{"x", noise(Shape{n, 40}, 7)}});
+  check_model(products, rows);
+
+  Builder c(12);
+  const std::string image = c.input("x", {named("N"), known(32), named("H"), named("W")});
+  const std::string deep =
+      c.op("Conv", {image, c.weight(Shape{32, 32, 3, 1}, 0.1f), c.weight(Shape{32})},
+           window({3, 1}, {1, 1}, {1, 0, 1, 0}));
+  const Model images = c.finish({c.op("Conv", {deep, c.weight(Shape{40, 32, 3, 3}, 0.1f)},
+                                      window({3, 3}, {1, 1}, {1, 1, 1, 1}))});
+  std::vector<Values> sizes;
+  for (const auto& [h, w] :
+       {std::pair(3, 3), std::pair(24, 24), std::pair(9, 1), std::pair(3, 3)}) {
+    sizes.push_back({{"x", noise(Shape{1, 32, h, w}, 8)}});
+  }
+  check_model(images, sizes);
+}
+
 TEST_CASE("loading does not compute what the file is too small for", "[runtime][session]") {
   // 24 GiB of constants, if they were made.
   Builder b(9);
