@@ -9,18 +9,21 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from moptcore._core import (
-    CoverageError,
-    DTypeError,
-    Error,
-    FormatError,
-    NonFiniteError,
-    UnsupportedError,
-    __version__,
-    get_num_threads,
-    set_num_threads,
-    trim,
-)
+from moptcore.waiting import short_waits
+
+with short_waits():
+    from moptcore._core import (
+        CoverageError,
+        DTypeError,
+        Error,
+        FormatError,
+        NonFiniteError,
+        UnsupportedError,
+        __version__,
+        get_num_threads,
+        set_num_threads,
+        trim,
+    )
 
 if TYPE_CHECKING:
     from moptcore import cluster, distill, graph, pack, prune, quant

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -68,6 +69,25 @@ except mc.UnsupportedError as error:
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert "pip install onednn-cpu-gomp" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [({}, "1000"), ({"GOMP_SPINCOUNT": "77"}, "77"), ({"OMP_WAIT_POLICY": "passive"}, "0")],
+)
+def test_threads_wait_for_a_short_time_unless_the_user_says_otherwise(given, expected):
+    code = "import os, moptcore; print(sorted(name for name in os.environ if 'GOMP' in name))"
+    own = {k: v for k, v in os.environ.items() if k not in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")}
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env=own | given | {"OMP_DISPLAY_ENV": "verbose"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    # libgomp's own report of what it has read.
+    assert f"GOMP_SPINCOUNT = '{expected}'" in done.stderr
+    assert done.stdout.strip() == str([name for name in given if "GOMP" in name])
 
 
 def test_the_core_does_not_load_onednn():

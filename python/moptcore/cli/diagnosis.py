@@ -12,6 +12,7 @@ from pathlib import Path
 
 import moptcore
 from moptcore import _core
+from moptcore.waiting import SPINS
 
 __all__ = ["diagnosis", "openmp_copies"]
 
@@ -30,6 +31,7 @@ def diagnosis() -> dict[str, str]:
         "threads": f"{moptcore.get_num_threads()} of {len(os.sched_getaffinity(0))} cores, "
         f"{_core.thread_backend()}",
         "OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "not set"),
+        "GOMP_SPINCOUNT": os.environ.get("GOMP_SPINCOUNT", f"not set, {SPINS} where it can be"),
         "back ends": "kernels of moptcore" + (", oneDNN" if runtime else ""),
     }
     found |= {name: _version(name) for name in _PEERS}
