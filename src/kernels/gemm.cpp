@@ -45,6 +45,24 @@ HWY_INLINE V gelu(D d, V x) {
   return hn::IfThenElse(hn::Lt(x, hn::Zero(d)), part, hn::Sub(x, part));
 }
 
+// x / (1 + exp(-2 u)) with the u of whose tangent the definition speaks.
+HWY_INLINE V tanh_gelu(D d, V x) {
+  const V one = hn::Set(d, 1.0f);
+  const V square = hn::Mul(x, x);
+  const V twice =
+      hn::Mul(x, hn::MulAdd(square, hn::Set(d, 0.071354816f), hn::Set(d, 1.5957691216f)));
+  const V far = hn::Neg(hn::Abs(twice));
+  V power;
+  exp_of_negative<1>(d, &far, &power);
+  const V top = hn::IfThenElse(hn::Lt(x, hn::Zero(d)), hn::Mul(x, power), x);
+  return hn::Div(top, hn::Add(one, power));
+}
+
+HWY_INLINE V curved(D d, Ending::Curve curve, V x) {
+  if (curve == Ending::Curve::gelu) return gelu(d, x);
+  return curve == Ending::Curve::tanh_gelu ? tanh_gelu(d, x) : x;
+}
+
 template <int kCount>
 HWY_INLINE void tile(std::int64_t terms, const float* HWY_RESTRICT a, std::int64_t a_stride,
                      const float* HWY_RESTRICT panel, bool first, float* HWY_RESTRICT c,
@@ -79,7 +97,7 @@ void finish(std::int64_t rows, std::int64_t cols, const Ending& end, const float
     if (shift != nullptr) x = hn::Add(x, hn::LoadU(d, shift));
     if (more != nullptr) x = hn::Add(x, hn::LoadU(d, more));
     if (end.clamps) x = hn::Min(hn::Max(x, low), high);
-    return end.gelu ? gelu(d, x) : x;
+    return curved(d, end.curve, x);
   };
   for (std::int64_t i = 0; i < rows; ++i) {
     float* row = c + i * c_stride;
@@ -136,7 +154,8 @@ void any_tile(std::int64_t count, std::int64_t terms, const float* a, std::int64
 void multiply(std::int64_t rows, std::int64_t columns, std::int64_t depth, const float* a,
               std::int64_t a_stride, const float* packed, std::int64_t first_panel,
               std::int64_t last_panel, const Ending& end, float* c, std::int64_t c_stride) {
-  const bool ends = end.bias != nullptr || end.addend != nullptr || end.clamps || end.gelu;
+  const bool ends = end.bias != nullptr || end.addend != nullptr || end.clamps ||
+                    end.curve != Ending::Curve::none;
   for (std::int64_t k = 0; k < depth; k += kTerms) {
     const std::int64_t terms = depth - k < kTerms ? depth - k : kTerms;
     const bool last = k + terms == depth;

@@ -31,7 +31,7 @@ void unpack_panels(std::int64_t depth, std::int64_t columns, const float* packed
                    std::int64_t row_stride, std::int64_t column_stride, float* b) noexcept;
 
 /// The end of a product: min(max(sum + bias[column] + addend[row][column], low), high), then
-/// gelu where asked for.
+/// the curve.
 struct Ending {
   const float* bias = nullptr;  ///< null: 0
   const float* addend = nullptr;
@@ -39,7 +39,12 @@ struct Ending {
   float low = 0;
   float high = 0;
   bool clamps = false;
-  bool gelu = false;  ///< x (1 + erf(x / sqrt(2))) / 2, to 3e-7 of |x|
+  enum class Curve : std::uint8_t {
+    none,
+    gelu,       // x (1 + erf(x / sqrt(2))) / 2, to 3e-7 of |x|
+    tanh_gelu,  // x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))) / 2, likewise
+  };
+  Curve curve = Curve::none;
 };
 
 /// c[i][j] = end(sum_k a[i][k] b[k][j]) for `rows` rows and the columns of panels

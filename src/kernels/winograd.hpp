@@ -40,7 +40,7 @@ void pack_winograd(std::int64_t channels, std::int64_t outputs, const float* wei
   return shape.channels + kProducts * tiles * (shape.channels + shape.outputs);
 }
 
-/// Tiles [first, last) of a batch, image by image and row by row. `end` without gelu; its addend
+/// Tiles [first, last) of a batch, image by image and row by row. `end` without a curve; its addend
 /// lies as the output.
 void convolve_winograd(const WinogradShape& shape, std::int64_t first, std::int64_t last,
                        const float* images, const float* packed, const Ending& end,

@@ -44,11 +44,15 @@ class Former {
     const int count = static_cast<int>(program_.steps.size());
     std::vector<std::pair<int, Group>> placed;
     taken_.assign(static_cast<std::size_t>(count), false);
-    for (int i = 0; i < count; ++i) program_.singles.push_back(single(i));
+    for (int i = 0; i < count; ++i) {
+      program_.singles.push_back(single(i));
+      program_.singles.back().least_rank = rank_of_numbers(program_.singles.back());
+    }
     for (int i = 0; i < count; ++i) {
       if (taken_[static_cast<std::size_t>(i)]) continue;
       Group group = program_.singles[static_cast<std::size_t>(i)];
       if (fuse_) extend(group, i);
+      group.least_rank = rank_of_numbers(group);
       int last = i;
       for (const int step : group.steps) {
         taken_[static_cast<std::size_t>(step)] = true;
@@ -83,11 +87,23 @@ class Former {
 
   std::optional<float> number(int slot) const {
     const Tensor* found = constant(slot);
-    if (found == nullptr || found->type() != ElementType::float32 || found->size() != 1 ||
-        found->rank() > 1) {
+    if (found == nullptr || found->type() != ElementType::float32 || found->size() != 1) {
       return std::nullopt;
     }
     return *found->data<float>();
+  }
+
+  // A number or bias with more axes than the tensor would add them to the result.
+  int rank_of_numbers(const Group& group) const {
+    int rank = 0;
+    for (const int index : group.steps) {
+      for (const int slot : step(index).inputs) {
+        const Tensor* found = constant(slot);
+        if (found != nullptr && found->size() == 1) rank = std::max(rank, found->rank());
+      }
+    }
+    if (const Tensor* shift = constant(group.bias)) rank = std::max(rank, shift->rank());
+    return rank;
   }
 
   bool is_number(int slot, double value) const {
@@ -191,6 +207,7 @@ class Former {
     auto found = gated(first, x);
     if (!found) found = hard_swish(first, x);
     if (!found) found = gelu(first, x);
+    if (!found) found = tanh_gelu(first, x);
     return found && is_free(*found) ? found : std::nullopt;
   }
 
@@ -248,30 +265,82 @@ class Former {
     if (!scaled) return std::nullopt;
     const int erf = only_use(result(first));
     if (!is(erf, "Erf")) return std::nullopt;
-    const int sum = only_use(result(erf));
-    if (!is(sum, "Add") || !is_number(other(sum, result(erf)), 1)) return std::nullopt;
+    return halved({Algorithm::gelu_erf}, {first, erf}, x);
+  }
+
+  // x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))) / 2
+  std::optional<Match> tanh_gelu(int first, int x) const {
+    std::vector<int> steps{first};
+    // A product of three times x and a number, in any order.
+    int power = 0;
+    double factor = 1;
+    const auto multiply = [&](int operand) {
+      const auto value = number(operand);
+      if (operand == x) ++power;
+      else if (value) factor *= *value;
+      return operand == x || value.has_value();
+    };
+    if (is(first, "Pow") && step(first).inputs[0] == x && is_number(other(first, x), 3)) {
+      power = 3;
+    } else if (is(first, "Mul")) {
+      for (const int operand : step(first).inputs) {
+        if (!multiply(operand)) return std::nullopt;
+      }
+    } else {
+      return std::nullopt;
+    }
+    int next = only_use(result(first));
+    for (; is(next, "Mul"); next = only_use(result(next))) {
+      if (!multiply(other(next, result(steps.back())))) return std::nullopt;
+      steps.push_back(next);
+    }
+    if (power != 3 || std::abs(factor - 0.044715) > 1e-6 || !is(next, "Add") ||
+        other(next, result(steps.back())) != x) {
+      return std::nullopt;
+    }
+    steps.push_back(next);
+    next = only_use(result(next));
+    constexpr double kScale = std::numbers::sqrt2 * std::numbers::inv_sqrtpi;
+    if (!is(next, "Mul") || !is_number(other(next, result(steps.back())), kScale)) {
+      return std::nullopt;
+    }
+    steps.push_back(next);
+    next = only_use(result(next));
+    if (!is(next, "Tanh")) return std::nullopt;
+    steps.push_back(next);
+    return halved({Algorithm::gelu_tanh}, std::move(steps), x);
+  }
+
+  // x (1 + f) / 2, where f is what the last of the steps computes.
+  std::optional<Match> halved(const Link& link, std::vector<int> steps, int x) const {
+    const int f = result(steps.back());
+    const int sum = only_use(f);
+    if (!is(sum, "Add") || !is_number(other(sum, f), 1)) return std::nullopt;
     const int next = only_use(result(sum));
     if (!is(next, "Mul")) return std::nullopt;
-    const Link link{Algorithm::gelu_erf};
     const int with = other(next, result(sum));
     const auto halves = [&](int index, int of) {
       return (is(index, "Mul") && is_number(other(index, of), 0.5)) ||
              (is(index, "Div") && step(index).inputs[0] == of && is_number(other(index, of), 2));
     };
+    const auto found = [&](std::initializer_list<int> more, int last) {
+      steps.insert(steps.end(), more);
+      return Match{{link}, std::move(steps), result(last)};
+    };
     if (with == x) {
       const int last = only_use(result(next));
       if (last < 0 || !halves(last, result(next))) return std::nullopt;
-      return Match{{link}, {first, erf, sum, next, last}, result(last)};
+      return found({sum, next, last}, last);
     }
     if (is_number(with, 0.5)) {
       const int last = only_use(result(next));
       if (!is(last, "Mul") || other(last, result(next)) != x) return std::nullopt;
-      return Match{{link}, {first, erf, sum, next, last}, result(last)};
+      return found({sum, next, last}, last);
     }
     // x / 2 on a way of its own.
     for (const int use : uses_[static_cast<std::size_t>(x)]) {
       if (result(use) == with && halves(use, x) && only_use(with) == next) {
-        return Match{{link}, {first, erf, sum, use, next}, result(next)};
+        return found({sum, use, next}, next);
       }
     }
     return std::nullopt;
@@ -469,8 +538,8 @@ class Former {
     const bool rows =
         head.node->op_type == "Gemm" && head.node->get<std::int64_t>("transB", 0) != 0;
     const std::int64_t columns = constant(group.weight)->shape()[rows ? 0 : 1];
-    if (shift == nullptr || shift->type() != ElementType::float32 || shift->rank() != 1 ||
-        shift->size() != columns) {
+    if (shift == nullptr || shift->type() != ElementType::float32 || shift->rank() < 1 ||
+        shift->size() != columns || shift->shape().back() != columns) {
       return false;
     }
     group.bias = match.links[0].operand;

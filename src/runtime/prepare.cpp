@@ -59,6 +59,10 @@ class Preparing {
         node_(*step_.node) {}
 
   std::optional<Prepared> run() {
+    if (group_.least_rank > 1) {
+      const Layout* x = layout(group_.x);
+      if (x == nullptr || x->shape().rank() < group_.least_rank) return std::nullopt;
+    }
     switch (group_.kind) {
       case Kind::plain: return std::nullopt;
       case Kind::convolution: return convolution();
@@ -198,7 +202,7 @@ class Preparing {
   }
 
   // The links as our own kernels end a product: a tensor of the result's shape is added, then a
-  // range or gelu.
+  // range or a curve.
   std::optional<kernels::Ending> ending(const Shape& output, bool bias) const {
     static constexpr float kSomething = 0;
     kernels::Ending end;
@@ -221,7 +225,10 @@ class Preparing {
         end.high = link.b;
       } else if (link.algorithm == onednn::Algorithm::gelu_erf) {
         end.clamps = false;
-        end.gelu = true;
+        end.curve = kernels::Ending::Curve::gelu;
+      } else if (link.algorithm == onednn::Algorithm::gelu_tanh) {
+        end.clamps = false;
+        end.curve = kernels::Ending::Curve::tanh_gelu;
       } else {
         return std::nullopt;
       }
@@ -287,7 +294,8 @@ class Preparing {
     if (!after) return std::nullopt;
     Prepared result;
     if (program_.is_constant(group_.weight) && is_winograd(image, shape)) {
-      if (const auto end = ending(shape.output, bias != nullptr); end && !end->gelu) {
+      if (const auto end = ending(shape.output, bias != nullptr);
+          end && end->curve == kernels::Ending::Curve::none) {
         result.primitive = winograd_convolution(image, shape, *end);
         add_own_operands(result, group_.x, Layout(filter), Packing::winograd);
         result.operands[0].want = result.primitive->inputs[0];

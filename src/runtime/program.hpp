@@ -63,6 +63,7 @@ struct Group {
   int weight = -1;
   int bias = -1;
   std::vector<Link> links;
+  int least_rank = 0;          ///< that x must have for numbers to leave its shape as it is
   std::vector<int> order;      ///< of the axes of a matmul's result, where a transposition follows
   int output = -1;             ///< of all but plain ones
   std::vector<int> last_uses;  ///< slots that no later group reads

@@ -273,6 +273,58 @@ TEST_CASE("every activation is fused behind every kind of product", "[runtime][s
   }
 }
 
+TEST_CASE("gelu is fused however it is written out", "[runtime][session]") {
+  for (const bool exact : {true, false}) {
+    for (const int ending : {0, 1, 2}) {
+      for (const bool power : {true, false}) {
+        INFO("exact " << exact << " ending " << ending << " power " << power);
+        Builder b(13, 17);
+        const std::string in = b.input("x", {named("N"), known(16)});
+        const std::string x = b.op("MatMul", {in, b.weight(Shape{16, 24}, 0.5f)});
+        std::string gate;
+        if (exact) {
+          const std::string scaled = power ? b.op("Div", {x, b.number(1.41421356f)})
+                                           : b.op("Mul", {x, b.number(0.70710678f)});
+          gate = b.op("Erf", {scaled});
+        } else {
+          const std::string c = b.number(0.044715f);
+          std::string cube;
+          if (power) cube = b.op("Mul", {b.op("Pow", {x, b.number(3)}), c});
+          else if (ending == 0) cube = b.op("Mul", {x, b.op("Mul", {x, b.op("Mul", {c, x})})});
+          else cube = b.op("Mul", {c, b.op("Mul", {b.op("Mul", {x, x}), x})});
+          const std::string sum = b.op("Add", {x, cube});
+          gate = b.op("Tanh", {b.op("Mul", {b.number(0.79788456f), sum})});
+        }
+        const std::string one = b.op("Add", {gate, b.number(1)});
+        std::string y;
+        if (ending == 0) y = b.op("Mul", {b.op("Mul", {x, one}), b.number(0.5f)});
+        if (ending == 1) y = b.op("Mul", {x, b.op("Mul", {one, b.number(0.5f)})});
+        if (ending == 2) y = b.op("Mul", {b.op("Mul", {x, b.number(0.5f)}), one});
+        const Model model = b.finish({y});
+        const Values given{{"x", noise(Shape{9, 16}, 5)}};
+        check_model(model, {given});
+        CHECK(Session(model).profile(given, 1).rows.size() == 1);
+      }
+    }
+  }
+}
+
+TEST_CASE("a number with many axes is fused only where it adds none", "[runtime][session]") {
+  Builder b(14);
+  const std::string x = b.input("x", {named("N"), known(6)});
+  const std::string image = b.input("image", {named("N"), known(6), known(4)});
+  const std::string wide = b.constant(Tensor::of<float>(Shape{1, 1, 1}, {1.5f}));
+  const std::string matrix = b.weight(Shape{6, 7});
+  const std::string narrow = b.weight(Shape{4, 7});
+  const std::string bias = b.weight(Shape{1, 1, 7});
+  const Model model = b.finish({b.op("Relu", {b.op("Mul", {b.op("Sigmoid", {x}), wide})}),
+                                b.op("Relu", {b.op("Mul", {b.op("Sigmoid", {image}), wide})}),
+                                b.op("Add", {wide, x}),
+                                b.op("Relu", {b.op("Add", {b.op("MatMul", {x, matrix}), bias})}),
+                                b.op("Add", {b.op("MatMul", {image, narrow}), bias})});
+  check_model(model, {{{"x", noise(Shape{5, 6}, 1)}, {"image", noise(Shape{5, 6, 4}, 2)}}});
+}
+
 TEST_CASE("activations are as exact as the plain loops over their whole range",
           "[runtime][session]") {
   // Absolute for values below 1, relative above: oneDNN's polynomials are good to a few units in
