@@ -470,6 +470,14 @@ class Former {
         }
       }
     }
+    if (group.kind == Kind::batch_norm) {
+      const int next = only_use(group.output);
+      if (!is(next, "Relu") || taken_[static_cast<std::size_t>(next)]) return;
+      group.links.push_back({Algorithm::relu, 0, 0});
+      group.steps.push_back(next);
+      group.output = result(next);
+      return;
+    }
     if (group.kind != Kind::convolution && group.kind != Kind::inner_product &&
         group.kind != Kind::matmul && group.kind != Kind::elementwise) {
       return;

@@ -642,7 +642,7 @@ class Preparing {
       if (each == nullptr || !(each->shape() == vector)) return std::nullopt;
     }
     auto result = with_either_layout(*x, [&](const Layout& from) {
-      return onednn::batch_norm(from, node_.get<float>("epsilon", 1e-5f), false);
+      return onednn::batch_norm(from, node_.get<float>("epsilon", 1e-5f), !group_.links.empty());
     });
     if (!result) return std::nullopt;
     for (std::size_t i = 1; i < 5; ++i) result->operands.push_back({input(i), Layout(vector), {}});

@@ -75,6 +75,43 @@ bool fold_before(GraphEditor& editor, Node& node, const Affine& affine) {
   return true;
 }
 
+// Into the scale and bias of a normalization by known statistics that no convolution has taken.
+bool fold_into_norm(GraphEditor& editor, Node& node, const Affine& affine) {
+  Node* norm = editor.writer(affine.x, "BatchNormalization");
+  if (norm == nullptr || !editor.fresh(norm) || !editor.has_one_reader(affine.x) ||
+      norm->outputs.size() != 1 || norm->inputs.size() != 5 ||
+      norm->get<std::int64_t>("training_mode", 0) != 0 ||
+      norm->get<std::int64_t>("spatial", 1) == 0) {
+    return false;
+  }
+  const Tensor* scale = editor.constant(norm->inputs[1]);
+  const Tensor* bias = editor.constant(norm->inputs[2]);
+  if (scale == nullptr || bias == nullptr || scale->rank() != 1 ||
+      !(scale->shape() == bias->shape()) || affine.constant->type() != scale->type() ||
+      bias->type() != scale->type()) {
+    return false;
+  }
+  const int rank = editor.rank(affine.x);
+  if (rank < 2) return false;
+  const auto channels = channels_of(affine, rank, 1, scale->size());
+  auto scales = read_floats(*scale);
+  auto shifts = read_floats(*bias);
+  if (!channels || !scales || !shifts) return false;
+  for (std::size_t i = 0; i < scales->size(); ++i) {
+    (*scales)[i] *= channels->scale[i];
+    (*shifts)[i] = (*shifts)[i] * channels->scale[i] + channels->shift[i];
+  }
+  const ElementType type = scale->type();
+  const Shape shape = scale->shape();
+  norm->inputs[1] = editor.add_constant(norm->inputs[1], make_floats(type, shape, *scales));
+  norm->inputs[2] = editor.add_constant(norm->inputs[2], make_floats(type, shape, *shifts));
+  editor.touch(norm);
+  norm->outputs[0] = node.outputs[0];
+  editor.remove(&node);
+  editor.count();
+  return true;
+}
+
 bool fold_behind(GraphEditor& editor, Node& node, const Affine& affine) {
   const std::string y = node.outputs[0];
   if (!editor.has_one_reader(y)) return false;
@@ -158,6 +195,7 @@ PassReport fold_affine(Model& model, const PassOptions& options) {
       const auto affine = affine_of(editor, node);
       if (!affine || !read_floats(*affine->constant)) continue;
       if (fold_before(editor, node, *affine)) continue;
+      if (fold_into_norm(editor, node, *affine)) continue;
       if (join(editor, node, *affine)) continue;
       (void)fold_behind(editor, node, *affine);
     }

@@ -141,6 +141,30 @@ TEST_CASE("products of constants go into the weights on both sides", "[graph][op
   CHECK(model.graph.nodes[0].op_type == "Gemm");
 }
 
+TEST_CASE("factors and sums of channels go into a normalization that stands alone",
+          "[graph][optimize]") {
+  Model model;
+  model.graph.inputs = {value("x", ElementType::float32, {2, 6, 4, 3})};
+  for (const auto& [name, seed] : {std::pair("s", 1), std::pair("t", 2), std::pair("m", 3)}) {
+    model.graph.initializers[name] = floats(Shape{6}, static_cast<unsigned>(seed));
+  }
+  model.graph.initializers["v"] = floats(Shape{6}, 4, 0.5f, 2.0f);
+  model.graph.initializers["a"] = floats(Shape{1, 6, 1, 1}, 5);
+  model.graph.initializers["b"] = floats(Shape{6, 1, 1}, 6);
+  model.graph.initializers["row"] = floats(Shape{3}, 7);
+  model.graph.nodes = {node("BatchNormalization", {"x", "s", "t", "m", "v"}, {"n"}),
+                       node("Mul", {"n", "a"}, {"f"}), node("Add", {"f", "b"}, {"g"}),
+                       node("Relu", {"g"}, {"h"}),
+                       // Not of channels.
+                       node("BatchNormalization", {"h", "s", "t", "m", "v"}, {"k"}),
+                       node("Mul", {"k", "row"}, {"y"})};
+  model.graph.outputs = {untyped("y")};
+  check_passes(model);
+  CHECK(graph::run_pass(model, "fold_affine").changes == 2);
+  CHECK(count_of(model, "Mul") == 1);
+  CHECK(count_of(model, "Add") == 0);
+}
+
 TEST_CASE("transposes around element by element operators cancel", "[graph][optimize]") {
   Model model;
   model.graph.inputs = {value("x", ElementType::float32, {1, 2, 3, 4})};

@@ -559,8 +559,9 @@ TEST_CASE("normalization by known statistics is part of the convolution or stand
   };
   const std::string filtered =
       b.op("Conv", {x, b.weight(Shape{8, 8, 3, 3}, 0.2f)}, window({3, 3}, {1, 1}, {1, 1, 1, 1}));
-  const Model model =
-      b.finish({b.op("Relu", {normalized(filtered)}), normalized(b.op("Tanh", {x}))});
+  const Model model = b.finish(
+      {b.op("Relu", {normalized(filtered)}), normalized(b.op("Tanh", {x})),
+       b.op("Relu", {b.op("Mul", {normalized(b.op("Abs", {x})), b.weight(Shape{8, 1, 1})})})});
   check_model(model, {{{"x", noise(Shape{2, 8, 9, 7}, 1)}}});
 }
 
