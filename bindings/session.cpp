@@ -42,14 +42,17 @@ graph::Model model_from(const py::object& source) {
 }
 
 std::unique_ptr<Session> make(const py::object& source, std::optional<int> threads,
-                              const std::optional<std::string>& max_isa) {
-  check(!threads || *threads >= 1, "runtime.Session", "threads must be >= 1 or None",
-        threads.value_or(1));
+                              const std::optional<std::string>& max_isa, std::int64_t max_bytes,
+                              std::int64_t max_steps) {
+  check(!threads || (*threads >= 1 && *threads <= 1024), "runtime.Session",
+        "threads must be in [1, 1024] or None", threads.value_or(1));
   adopt_thread_limit();
   graph::Model model = model_from(source);
   runtime::SessionOptions options;
   options.threads = threads.value_or(0);
   options.max_isa = max_isa.value_or("");
+  options.max_bytes = max_bytes;
+  options.max_steps = max_steps;
   const py::gil_scoped_release free;
   return std::make_unique<Session>(std::move(model), options);
 }
@@ -58,6 +61,8 @@ graph::Values values_from(const Session& session, const py::dict& inputs) {
   static const graph::ValueType anything;
   graph::Values values;
   for (const auto& [key, source] : inputs) {
+    check<DTypeError>(py::isinstance<py::str>(key), "runtime.Session",
+                      "names of inputs must be strings", py::repr(key).cast<std::string>());
     const auto name = key.cast<std::string>();
     const auto info = std::ranges::find(session.inputs(), name, &ValueInfo::name);
     const graph::ValueType& type = info == session.inputs().end() ? anything : info->type;
@@ -115,11 +120,15 @@ void bind_session(py::module_ m) {
 
   py::class_<Session>(m, "Session", "Runs a model, from any number of threads at once.")
       .def(py::init(&make), "model"_a, "threads"_a = py::none(), "max_isa"_a = py::none(),
+           "max_bytes"_a = runtime::SessionOptions().max_bytes,
+           "max_steps"_a = runtime::SessionOptions().max_steps,
            R"(Of an ONNX file, the bytes of one, or a moptcore.graph.Model.
 
 threads: of each run, the calling one included; None is get_num_threads() at that time.
 max_isa: "avx512", "avx2" or "baseline", for the whole process; it must come before
-anything else uses oneDNN. Operators that moptcore lacks are one UnsupportedError that
+anything else uses oneDNN.
+max_bytes, max_steps: bytes that one tensor may have, and iterations that loops may take in a
+run; beyond them a run ends in an Error. Operators that moptcore lacks are one UnsupportedError that
 names them all.)")
       .def_property_readonly(
           "inputs", [](const Session& self) -> py::list { return py::cast(self.inputs()); },

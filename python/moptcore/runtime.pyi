@@ -68,14 +68,21 @@ class Session:
     Runs a model, from any number of threads at once.
     """
     def __init__(
-        self, model: typing.Any, threads: int | None = None, max_isa: str | None = None
+        self,
+        model: typing.Any,
+        threads: int | None = None,
+        max_isa: str | None = None,
+        max_bytes: int = 8589934592,
+        max_steps: int = 100000000,
     ) -> None:
         """
         Of an ONNX file, the bytes of one, or a moptcore.graph.Model.
 
         threads: of each run, the calling one included; None is get_num_threads() at that time.
         max_isa: "avx512", "avx2" or "baseline", for the whole process; it must come before
-        anything else uses oneDNN. Operators that moptcore lacks are one UnsupportedError that
+        anything else uses oneDNN.
+        max_bytes, max_steps: bytes that one tensor may have, and iterations that loops may take in a
+        run; beyond them a run ends in an Error. Operators that moptcore lacks are one UnsupportedError that
         names them all.
         """
     def profile(self, inputs: dict[str, typing.Any], runs: int = 20) -> Profile:

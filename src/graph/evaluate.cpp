@@ -257,7 +257,7 @@ Values Evaluator::run(const Values& inputs, std::span<const std::string> wanted,
   for (const ValueInfo& input : graph.inputs) {
     check(inputs.contains(input.name) || graph.initializers.contains(input.name) ||
               input.type.kind == ValueType::Kind::optional,
-          kWhere, "every input must be given, missing is", input.name);
+          kWhere, "every input must be given, what is missing is", input.name);
   }
   std::vector<std::string> names(wanted.begin(), wanted.end());
   if (names.empty()) {

@@ -185,12 +185,14 @@ class Runner {
 
   Buffer reordered(const Layout& from, const Tensor& memory, int storage, const Layout& to,
                    const char* what) {
+    const bool is_serial = time_to_move(from.bytes() + to.bytes()) < kSerial;
+    const onednn::Threads threads(is_serial ? 1 : num_threads());
     const onednn::PrimitivePtr primitive = onednn::reorder(from, to);
     check<UnsupportedError>(primitive != nullptr, "runtime.Session",
                             "oneDNN must have a reorder, shape", from.shape());
     Buffer result{nullptr, -1, memory_of(to)};
     result.data = result.owner.raw();
-    execute(*primitive, {const_cast<void*>(memory.raw()), result.owner.mutable_raw()});
+    execute(*primitive, is_serial, {const_cast<void*>(memory.raw()), result.owner.mutable_raw()});
     if (plan_ != nullptr) {
       result.storage = arena_storage(to.bytes());
       Action action;
@@ -198,13 +200,16 @@ class Runner {
       action.buffers = {storage, result.storage};
       action.name = what;
       action.operation = "Reorder";
+      action.is_serial = is_serial;
       action.shape = to.shape();
       plan_->record(std::move(action));
     }
     return result;
   }
 
-  void execute(const onednn::Primitive& primitive, std::vector<void*> buffers) const {
+  void execute(const onednn::Primitive& primitive, bool is_serial,
+               std::vector<void*> buffers) const {
+    const onednn::Threads threads(is_serial ? 1 : num_threads());
     const Tensor scratch(ElementType::uint8, Shape{primitive.scratch_bytes});
     buffers.push_back(const_cast<void*>(scratch.raw()));
     primitive.bind()->run(buffers.data());
@@ -354,11 +359,12 @@ class Runner {
       std::vector<void*> addresses;
       for (const Buffer& buffer : buffers) addresses.push_back(const_cast<void*>(buffer.data));
       addresses.push_back(result.memory.mutable_raw());
-      execute(*prepared.primitive, std::move(addresses));
+      execute(*prepared.primitive, prepared.is_serial, std::move(addresses));
       if (plan_ != nullptr) {
         result.storage = arena_storage(prepared.output.bytes());
         Action action;
         action.primitive = prepared.primitive;
+        action.is_serial = prepared.is_serial;
         for (const Buffer& buffer : buffers) action.buffers.push_back(buffer.storage);
         action.buffers.push_back(result.storage);
         action.name = program_.names[static_cast<std::size_t>(group.output)];

@@ -3,8 +3,12 @@
 
 #include <algorithm>
 #include <chrono>
+#include <map>
 #include <numeric>
+#include <span>
+#include <tuple>
 
+#include <moptcore/core/parallel.hpp>
 #include <moptcore/core/pool.hpp>
 
 namespace moptcore::inline v0::runtime {
@@ -18,6 +22,9 @@ constexpr std::int64_t kAlignment = 64;
 
 // Contexts that a plan keeps for the next callers.
 constexpr std::size_t kIdle = 8;
+
+// Storages that are placed by search; the others are small beside them.
+constexpr std::size_t kSearched = 2000;
 
 std::int64_t aligned(std::int64_t bytes) {
   return (bytes + kAlignment - 1) / kAlignment * kAlignment;
@@ -87,6 +94,31 @@ void Plan::finish(std::vector<Reference> outputs) {
   place();
 }
 
+// In the order of their lives, each where one of its size or more has ended: no search that grows
+// with their number.
+void Plan::place_in_turn(std::span<int> small) {
+  const auto at = [&](int index) -> Storage& { return storages_[static_cast<std::size_t>(index)]; };
+  std::ranges::stable_sort(small, {}, [&](int index) { return at(index).first; });
+  std::multimap<int, std::pair<std::int64_t, std::int64_t>> ends;  // of lives: bytes, offset
+  std::multimap<std::int64_t, std::int64_t> free;                  // bytes, offset
+  for (const int index : small) {
+    Storage& storage = at(index);
+    while (!ends.empty() && ends.begin()->first < storage.first) {
+      free.insert(ends.begin()->second);
+      ends.erase(ends.begin());
+    }
+    std::int64_t bytes = aligned(storage.bytes);
+    if (const auto found = free.lower_bound(bytes); found != free.end()) {
+      std::tie(bytes, storage.offset) = *found;
+      free.erase(found);
+    } else {
+      storage.offset = arena_bytes_;
+      arena_bytes_ += bytes;
+    }
+    ends.insert({storage.last, {bytes, storage.offset}});
+  }
+}
+
 // The largest first, each at the lowest offset that is free during its whole life.
 void Plan::place() {
   // Element by element, a result takes the place of an input that nobody reads any more.
@@ -102,13 +134,12 @@ void Plan::place() {
         source.last != static_cast<int>(i) || source.bytes != target.bytes) {
       continue;
     }
-    target.shares = from;
+    // Whoever shares with a sharer shares with the first of them.
+    target.shares = source.shares < 0 ? from : source.shares;
   }
   const auto root_of = [&](int index) {
-    while (storages_[static_cast<std::size_t>(index)].shares >= 0) {
-      index = storages_[static_cast<std::size_t>(index)].shares;
-    }
-    return index;
+    const int shares = storages_[static_cast<std::size_t>(index)].shares;
+    return shares < 0 ? index : shares;
   };
   std::vector<int> order;
   for (int i = 0; i < static_cast<int>(storages_.size()); ++i) {
@@ -126,8 +157,9 @@ void Plan::place() {
     return storages_[static_cast<std::size_t>(a)].bytes >
            storages_[static_cast<std::size_t>(b)].bytes;
   });
+  const auto most = std::min(order.size(), kSearched);
   std::vector<int> placed;  // by offset
-  for (const int index : order) {
+  for (const int index : std::span(order).first(most)) {
     Storage& storage = storages_[static_cast<std::size_t>(index)];
     std::int64_t offset = 0;
     for (const int other : placed) {
@@ -143,6 +175,7 @@ void Plan::place() {
     });
     placed.insert(position, index);
   }
+  place_in_turn(std::span(order).subspan(most));
   for (int i = 0; i < static_cast<int>(storages_.size()); ++i) {
     const int root = root_of(i);
     if (root != i) {
@@ -235,6 +268,9 @@ void Plan::run_node(Context& context, const Action& action, Budget& budget) cons
 
 void Plan::replay(Context& context, Times* times) const {
   Budget budget;
+  const int threads = num_threads();
+  kernels::onednn::Threads limit(threads);
+  bool is_serial = false;
   const Clock::time_point start = Clock::now();
   const auto now = [&] { return std::chrono::duration<double>(Clock::now() - start).count(); };
   for (std::size_t i = 0; i < actions_.size(); ++i) {
@@ -246,6 +282,10 @@ void Plan::replay(Context& context, Times* times) const {
         context.arguments.push_back(context.pointers[static_cast<std::size_t>(buffer)]);
       }
       context.arguments.push_back(context.scratch.get());
+      if (action.is_serial != is_serial) {
+        is_serial = action.is_serial;
+        limit.set(is_serial ? 1 : threads);
+      }
       context.bound[i]->run(context.arguments.data());
     } else {
       run_node(context, action, budget);

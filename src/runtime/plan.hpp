@@ -5,6 +5,7 @@
 
 #include <memory>
 #include <mutex>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -51,6 +52,7 @@ struct Action {
   std::string name;
   std::string operation;
   Shape shape;
+  bool is_serial = false;
 };
 
 /// Thrown by a replay whose node gives another shape than when it was planned.
@@ -89,6 +91,7 @@ class Plan {
   void replay(Context& context, Times* times) const;
   void run_node(Context& context, const Action& action, Budget& budget) const;
   void place();
+  void place_in_turn(std::span<int> small);
 
   const Engine& engine_;
   const Program& program_;

@@ -8,6 +8,9 @@
 #include <numeric>
 #include <utility>
 
+#include <moptcore/core/parallel.hpp>
+#include <moptcore/core/thread_scope.hpp>
+
 #include "runtime/products.hpp"
 
 namespace moptcore::inline v0::runtime {
@@ -25,6 +28,9 @@ constexpr std::int64_t kMostExtent = std::int64_t{1} << 30;
 
 // Fewer are a matter of reading the weights, at which oneDNN is as good.
 constexpr std::int64_t kOwnRows = 6;
+
+// That fill no vector.
+constexpr std::int64_t kFewChannels = 8;
 
 using Numbers = std::vector<std::int64_t>;
 
@@ -57,6 +63,35 @@ class Preparing {
         cells_(cells),
         step_(program.steps[static_cast<std::size_t>(group.steps[0])]),
         node_(*step_.node) {}
+
+  // Microseconds that one thread takes, roughly.
+  double estimate() const {
+    const Layout* x = layout(group_.x >= 0 ? group_.x : input(0));
+    if (x == nullptr) return 0;
+    double time = time_to_move(2 * x->bytes());
+    const Layout* weight = layout(group_.weight);
+    if (weight == nullptr) return time;
+    time += time_to_move(weight->bytes());
+    const auto elements = static_cast<double>(element_count(x->shape()));
+    const auto factors = static_cast<double>(element_count(weight->shape()));
+    if (group_.kind == Kind::convolution) {
+      // Each pixel meets the weights; depthwise kernels reach a quarter of the speed.
+      const auto groups = static_cast<double>(node_.get<std::int64_t>("group", 1));
+      const double pixels =
+          elements / static_cast<double>(x->shape().rank() > 1 ? x->shape()[1] : 1);
+      double strides = 1;
+      for (const std::int64_t each : node_.get<Numbers>("strides", {})) {
+        strides *= static_cast<double>(std::max<std::int64_t>(each, 1));
+      }
+      time += 2 * pixels * factors / strides / (groups > 1 ? 15'000 : 60'000);
+    } else if (group_.kind == Kind::inner_product || group_.kind == Kind::matmul) {
+      const Shape& shape = weight->shape();
+      const double columns =
+          static_cast<double>(shape.rank() > 0 ? std::max(shape.back(), shape[0]) : 1);
+      time += 2 * elements * columns / 60'000;
+    }
+    return time;
+  }
 
   std::optional<Prepared> run() {
     if (group_.least_rank > 1) {
@@ -510,7 +545,27 @@ class Preparing {
       for (const std::int64_t extent : w->output) shape.output.push_back(extent);
     }
     if (!is_small(shape.output)) return std::nullopt;
-    return with_either_layout(*x, [&](const Layout& from) { return onednn::pool(from, shape); });
+    const auto make = [&](const Layout& from) { return onednn::pool(from, shape); };
+    auto result = with_either_layout(*x, make);
+    // Its loops over rows are slow: channels side by side are worth a copy.
+    if (result && x->is_row_major() && image[1] >= kFewChannels &&
+        result->primitive->name.starts_with("simple")) {
+      const auto better = with_either_layout(channels_last(image), make);
+      if (better && !better->primitive->name.starts_with("simple")) return better;
+    }
+    return result;
+  }
+
+  static Layout channels_last(const Shape& image) {
+    Shape strides = image;
+    std::int64_t step = image[1];
+    for (int axis = image.rank() - 1; axis >= 2; --axis) {
+      strides[axis] = step;
+      step *= image[axis];
+    }
+    strides[0] = step;
+    strides[1] = 1;
+    return Layout(image, strides);
   }
 
   // Where the last window begins inside the padded image, it counts although it reaches beyond.
@@ -794,7 +849,13 @@ class Preparing {
 
 std::optional<Prepared> prepare(const Program& program, const Group& group,
                                 const std::vector<Cell>& cells) {
-  return Preparing(program, group, cells).run();
+  Preparing preparing(program, group, cells);
+  if (num_threads() == 1 || preparing.estimate() >= kSerial) return preparing.run();
+  const ThreadScope scope(1);
+  const onednn::Threads one(1);
+  auto result = preparing.run();
+  if (result) result->is_serial = true;
+  return result;
 }
 
 }  // namespace moptcore::inline v0::runtime

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include <moptcore/core/parallel.hpp>
+#include <moptcore/core/thread_scope.hpp>
 
 #include "kernels/winograd.hpp"
 
@@ -40,9 +41,14 @@ class PanelProduct final : public Primitive {
   class Run final : public Bound {
    public:
     explicit Run(const PanelProduct& plan)
-        : rows_(plan.rows), depth_(plan.depth), columns_(plan.columns), end_(plan.end) {}
+        : rows_(plan.rows),
+          depth_(plan.depth),
+          columns_(plan.columns),
+          threads_(plan.threads),
+          end_(plan.end) {}
 
     void run(void* const* buffers) override {
+      const ThreadScope scope(threads_);
       const auto* x = static_cast<const float*>(buffers[0]);
       const auto* panels = static_cast<const float*>(buffers[1]);
       auto* output = static_cast<float*>(buffers[input_count(end_)]);
@@ -70,6 +76,7 @@ class PanelProduct final : public Primitive {
     std::int64_t rows_;
     std::int64_t depth_;
     std::int64_t columns_;
+    int threads_;
     Ending end_;
   };
 
@@ -80,6 +87,7 @@ class PanelProduct final : public Primitive {
   std::int64_t rows = 0;
   std::int64_t depth = 0;
   std::int64_t columns = 0;
+  int threads = 1;
   Ending end;
 };
 
@@ -128,6 +136,7 @@ class Winograd final : public Primitive {
       const int inputs = input_count(plan_.end);
       auto* output = static_cast<float*>(buffers[inputs]);
       const Ending end = with_pointers(plan_.end, buffers);
+      const ThreadScope scope(plan_.threads);
       Workspaces workspaces(static_cast<float*>(buffers[inputs + 1]), plan_.workspace,
                             plan_.threads);
       parallel_for(plan_.tiles, plan_.grain, [&](std::int64_t first, std::int64_t last) {
@@ -161,6 +170,7 @@ PrimitivePtr panel_product(std::int64_t rows, std::int64_t depth, std::int64_t c
   result->rows = rows;
   result->depth = depth;
   result->columns = columns;
+  result->threads = num_threads();
   result->end = end;
   result->inputs = {Layout(Shape{rows, depth}), Layout(Shape{columns, depth})};
   result->output = Layout(Shape{rows, columns});

@@ -69,6 +69,22 @@ void check_input(const ValueInfo& info, const Value& value) {
   throw Error(error_text(kWhere, rule.str(), tensor.shape()));
 }
 
+// A model must not lie about what it returns.
+void check_outputs(const std::vector<ValueInfo>& outputs, const std::vector<Value>& results) {
+  for (std::size_t i = 0; i < outputs.size(); ++i) {
+    const ValueType& type = outputs[i].type;
+    if (type.kind != ValueType::Kind::tensor || type.element == ElementType::undefined ||
+        !results[i].is_tensor()) {
+      continue;
+    }
+    const ElementType got = results[i].tensor().type();
+    check<FormatError>(got == type.element, kWhere,
+                       "output '" + outputs[i].name + "' must be " +
+                           std::string(name(type.element)) + ", as the model declares it",
+                       name(got));
+  }
+}
+
 graph::Model load(const std::filesystem::path& path) {
   const std::filesystem::path ending = path.extension();
   check<UnsupportedError>(ending != ".tflite" && ending != ".safetensors", kWhere,
@@ -254,28 +270,25 @@ void Session::State::compile_fully() {
 // The values by the program's inputs.
 std::vector<Value> Session::State::arranged(const graph::Values& given) const {
   const std::vector<ValueInfo>& all = model.graph.inputs;
+  for (const auto& [name, value] : given) {
+    if (std::ranges::find(all, name, &ValueInfo::name) != all.end()) continue;
+    std::string known;
+    for (const ValueInfo& info : inputs) known += (known.empty() ? "" : ", ") + info.name;
+    throw Error(error_text(kWhere, "inputs must be ones that the model has (" + known + ")", name));
+  }
   std::vector<Value> values;
-  std::size_t found = 0;
   for (std::size_t i = 0; i < all.size(); ++i) {
     const ValueInfo& info = all[i];
     const auto value = given.find(info.name);
     if (value == given.end() || !value->second.has_value()) {
-      found += value == given.end() ? 0 : 1;
       const Value& fallback = program->defaults[static_cast<std::size_t>(program->inputs[i])];
       check(fallback.has_value() || info.type.kind == ValueType::Kind::optional, kWhere,
-            "every input must be given, missing is", info.name);
+            "every input must be given, what is missing is", info.name);
       values.push_back(fallback);
       continue;
     }
-    ++found;
     check_input(info, value->second);
     values.push_back(value->second);
-  }
-  if (found != given.size()) {
-    for (const auto& [name, value] : given) {
-      check(std::ranges::find(all, name, &ValueInfo::name) != all.end(), kWhere,
-            "inputs must be ones that the model has", name);
-    }
   }
   return values;
 }
@@ -326,6 +339,7 @@ std::vector<Value> Session::State::run(const std::vector<Value>& given, Times* t
     if (!known) {
       const auto plan = std::make_shared<Plan>(engine, *program);
       std::vector<Value> results = run_steps(engine, *program, given, {}, budget, plan.get());
+      check_outputs(model.graph.outputs, results);
       remember(key, plan);
       if (used != nullptr) *used = plan;
       trim();  // values between had memory of their own, from now on they share the plan's

@@ -139,7 +139,7 @@ def test_inputs_are_named_where_they_are_wrong() -> None:
     model = identity(helper.make_tensor_type_proto(TensorProto.FLOAT, ["N", 3, None]))
     assert repr(model.inputs) == "[<x: float32('N', 3, None)>]"
     assert model.inputs[0].shape == ("N", 3, None)
-    with pytest.raises(Error, match="every input must be given, missing is, got x"):
+    with pytest.raises(Error, match="every input must be given, what is missing is, got x"):
         model.evaluate({})
     with pytest.raises(Error, match="inputs must be ones that the model has, got z"):
         model.evaluate({"z": 1})

@@ -18,7 +18,8 @@ import pytest
 pytest.importorskip("moptcore._runtime", reason="built without oneDNN")
 torch = pytest.importorskip("torch")
 onnxruntime = pytest.importorskip("onnxruntime")
-pytest.importorskip("onnx")
+onnx = pytest.importorskip("onnx")
+helper = pytest.importorskip("onnx.helper")
 
 nn = torch.nn
 
@@ -206,14 +207,57 @@ def test_results_are_the_caller_s_to_change() -> None:
 
 def test_wrong_inputs_are_named() -> None:
     session = moptcore.Session(exported(residual_network(), images(2)))
-    with pytest.raises(moptcore.Error, match="every input must be given, missing is, got x"):
+    with pytest.raises(
+        moptcore.Error, match="every input must be given, what is missing is, got x"
+    ):
         session.run({})
     with pytest.raises(moptcore.Error, match=r"input 'x' must have shape \(N, 3, 32, 32\)"):
         session.run({"x": np.zeros((1, 3, 31, 32), np.float32)})
     with pytest.raises(moptcore.DTypeError, match="input 'x' must be float32, got float64"):
         session.run({"x": np.zeros((1, 3, 32, 32))})
-    with pytest.raises(moptcore.Error, match="inputs must be ones that the model has, got z"):
-        session.run({"x": images(1).numpy(), "z": np.zeros(1)})
+    with pytest.raises(
+        moptcore.Error, match=r"inputs must be ones that the model has \(x\), got z"
+    ):
+        session.run({"z": images(1).numpy()})
+    with pytest.raises(moptcore.DTypeError, match="names of inputs must be strings, got 0"):
+        session.run({0: images(1).numpy()})
+    with pytest.raises(moptcore.Error, match=r"threads must be in \[1, 1024\] or None, got 10000"):
+        moptcore.Session(exported(residual_network(), images(2)), threads=10000)
+
+
+def test_loops_and_tensors_have_limits() -> None:
+    body = helper.make_graph(
+        [
+            helper.make_node("Identity", ["go"], ["still"]),
+            helper.make_node("Add", ["x", "x"], ["twice"]),
+        ],
+        "body",
+        [
+            helper.make_tensor_value_info("i", onnx.TensorProto.INT64, []),
+            helper.make_tensor_value_info("go", onnx.TensorProto.BOOL, []),
+            helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [None]),
+        ],
+        [
+            helper.make_tensor_value_info("still", onnx.TensorProto.BOOL, []),
+            helper.make_tensor_value_info("twice", onnx.TensorProto.FLOAT, [None]),
+        ],
+    )
+    graph = helper.make_graph(
+        [helper.make_node("Loop", ["", "go", "x"], ["y"], body=body)],
+        "graph",
+        [
+            helper.make_tensor_value_info("go", onnx.TensorProto.BOOL, []),
+            helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [None]),
+        ],
+        [helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, [None])],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)])
+    model = model.SerializeToString()
+    given = {"go": np.array(True), "x": np.zeros(64, np.float32)}
+    with pytest.raises(moptcore.Error, match=r"at most 1000 steps \(max_steps\)"):
+        moptcore.Session(model, max_steps=1000).run(given)
+    with pytest.raises(moptcore.Error, match=r"at most 100 bytes \(max_bytes\)"):
+        moptcore.Session(model, max_bytes=100, max_steps=1000).run(given)
 
 
 def test_wrong_sources_are_named(tmp_path: Path) -> None:
@@ -223,7 +267,7 @@ def test_wrong_sources_are_named(tmp_path: Path) -> None:
         moptcore.Session(tmp_path / "model.safetensors")
     with pytest.raises(moptcore.FormatError):
         moptcore.Session(b"no model")
-    with pytest.raises(moptcore.Error, match="threads must be >= 1 or None, got 0"):
+    with pytest.raises(moptcore.Error, match=r"threads must be in \[1, 1024\] or None, got 0"):
         moptcore.Session(exported(residual_network(), images(2)), threads=0)
 
 

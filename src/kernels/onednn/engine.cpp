@@ -71,9 +71,11 @@ Threads::Threads(int count) noexcept : before_(omp_get_max_threads()) {
   omp_set_num_threads(count);
 }
 Threads::~Threads() { omp_set_num_threads(before_); }
+void Threads::set(int count) noexcept { omp_set_num_threads(count); }
 #else
 Threads::Threads(int count) noexcept : before_(count) {}
 Threads::~Threads() = default;
+void Threads::set(int /*count*/) noexcept {}
 #endif
 
 bool limit_isa(std::string_view name) {

@@ -21,6 +21,7 @@ class Threads {
  public:
   explicit Threads(int count) noexcept;
   ~Threads();
+  void set(int count) noexcept;
   Threads(const Threads&) = delete;
   Threads& operator=(const Threads&) = delete;
 

@@ -34,7 +34,7 @@ TEST_CASE("evaluate runs the nodes of a model", "[graph]") {
 TEST_CASE("evaluate names inputs that are missing, unknown or of a wrong type", "[graph]") {
   const Evaluator evaluator(identity_model());
   CHECK_THROWS_WITH(evaluator.run({}),
-                    "[graph.evaluate] every input must be given, missing is, got x");
+                    "[graph.evaluate] every input must be given, what is missing is, got x");
   const Tensor good = Tensor::of<float>(Shape{2}, {1.0f, 2.0f});
   CHECK_THROWS_WITH(evaluator.run({{"x", good}, {"q", good}}),
                     "[graph.evaluate] inputs must be ones that the model has, got q");

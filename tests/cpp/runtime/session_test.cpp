@@ -633,16 +633,45 @@ TEST_CASE("results belong to the caller", "[runtime][session]") {
 TEST_CASE("a session names what is wrong with its inputs", "[runtime][session]") {
   const Session session(attention(9));
   CHECK_THROWS_WITH(session.run({}),
-                    "[runtime.Session] every input must be given, missing is, got x");
+                    "[runtime.Session] every input must be given, what is missing is, got x");
   CHECK_THROWS_WITH(session.run({{"x", Value()}}),
-                    "[runtime.Session] every input must be given, missing is, got x");
+                    "[runtime.Session] every input must be given, what is missing is, got x");
   CHECK_THROWS_WITH(session.run({{"x", Tensor::scalar(1.0f)}}),
                     "[runtime.Session] input 'x' must have shape (N, 12, 32), got ()");
   CHECK_THROWS_WITH(session.run({{"x", Tensor(ElementType::int64, Shape{1, 12, 32})}}),
                     "[runtime.Session] input 'x' must be float32, got int64");
   const Tensor good = noise(Shape{1, 12, 32}, 1);
   CHECK_THROWS_WITH(session.run({{"x", good}, {"q", good}}),
-                    "[runtime.Session] inputs must be ones that the model has, got q");
+                    "[runtime.Session] inputs must be ones that the model has (x), got q");
+}
+
+TEST_CASE("an output of another type than the model declares is named", "[runtime][session]") {
+  Builder b;
+  Model model = b.finish({b.op("Relu", {b.input("x", {named("N")})})});
+  model.graph.outputs[0].type.element = ElementType::int64;
+  const Session session(model);
+  CHECK_THROWS_WITH(
+      session.run({{"x", noise(Shape{3}, 1)}}),
+      Catch::Matchers::Contains("must be int64, as the model declares it, got float32"));
+}
+
+TEST_CASE("thousands of steps are planned in memory that they share", "[runtime][session]") {
+  Builder b(15);
+  std::string x = b.input("x", {named("N"), known(8)});
+  // Each needs the one before and the one before that.
+  std::string before = x;
+  for (int i = 0; i < 6000; ++i) {
+    const std::string next = b.op("Div", {b.op("Add", {x, before}), b.op("Exp", {b.number(0.7f)})});
+    before = x;
+    x = next;
+  }
+  const Model model = b.finish({x});
+  const Values given{{"x", noise(Shape{2, 8}, 1)}};
+  const Tensor expected = evaluate(model, given).begin()->second.tensor();
+  const Session session(model);
+  for (int round = 0; round < 3; ++round) {
+    check_close(session.run(given).begin()->second.tensor(), expected, 1e-3);
+  }
 }
 
 TEST_CASE("a session lists every operator that it lacks", "[runtime][session]") {
