@@ -73,6 +73,81 @@ def test_a_subclassed_model_needs_an_example() -> None:
     np.testing.assert_allclose(got, outputs_of(model, x), rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("layer", ["LSTM", "GRU", "Bidirectional"])
+def test_a_loop_over_a_free_axis_is_refused_by_the_name_of_the_axis(layer: str) -> None:
+    cell = keras.layers.LSTM(8) if layer == "Bidirectional" else getattr(keras.layers, layer)(8)
+    if layer == "Bidirectional":
+        cell = keras.layers.Bidirectional(cell)
+    model = keras.Sequential([keras.Input((None, 16), name="words"), cell, keras.layers.Dense(3)])
+    with pytest.raises(mc.Error, match=r"with axis 1 of 'words' at 7: .*example= of the real size"):
+        mck.to_graph(model)
+
+
+def test_padding_that_is_wrong_at_odd_sizes_is_refused() -> None:
+    model = keras.Sequential(
+        [keras.Input((None, None, 3)), keras.layers.MaxPooling2D(2, padding="same")]
+    )
+    with pytest.raises(mc.Error, match=r"give these axes a fixed size in keras\.Input"):
+        mck.to_graph(model)
+
+
+def test_an_example_fixes_the_length_of_a_loop_in_the_graph() -> None:
+    model = keras.Sequential([keras.Input((None, 16)), keras.layers.LSTM(8)])
+    rng = np.random.default_rng(3)
+    x = rng.standard_normal((2, 7, 16), dtype=np.float32)
+    graph = mck.to_graph(model, x)
+    (info,) = graph.inputs
+    assert info.shape == ("batch", 7, 16)
+    for batch in (1, 4):
+        x = rng.standard_normal((batch, 7, 16), dtype=np.float32)
+        (got,) = graph.evaluate({info.name: x}).values()
+        np.testing.assert_allclose(got, outputs_of(model, x), rtol=1e-5, atol=1e-6)
+
+
+def test_convolutions_with_free_height_and_width_compute_the_same_at_other_sizes() -> None:
+    model = keras.Sequential(
+        [
+            keras.Input((None, None, 3)),
+            keras.layers.Conv2D(8, 3, strides=2, padding="same"),
+            keras.layers.UpSampling2D(),
+            keras.layers.DepthwiseConv2D(3, strides=2, padding="same"),
+        ]
+    )
+    graph = mck.to_graph(model)
+    (info,) = graph.inputs
+    assert [isinstance(extent, int) for extent in info.shape] == [False, False, False, True]
+    rng = np.random.default_rng(4)
+    for size in ((2, 16, 16), (1, 31, 20), (3, 9, 33)):
+        x = rng.standard_normal((*size, 3), dtype=np.float32)
+        (got,) = graph.evaluate({info.name: x}).values()
+        np.testing.assert_allclose(got, outputs_of(model, x), rtol=1e-5, atol=1e-5)
+
+
+def test_a_model_that_takes_few_extents_is_compared_at_those() -> None:
+    first = keras.Input((None, None, 2))
+    half = keras.layers.AveragePooling2D(8)(first)
+    whole = keras.layers.UpSampling2D(8)(half)
+    joined = keras.layers.Concatenate()([keras.layers.Conv2D(2, 3, padding="same")(first), whole])
+    graph = mck.to_graph(keras.Model(first, joined))
+    model = keras.Model(first, joined)
+    x = np.random.default_rng(5).standard_normal((1, 24, 40, 2), dtype=np.float32)
+    (got,) = graph.evaluate({graph.inputs[0].name: x}).values()
+    np.testing.assert_allclose(got, outputs_of(model, x), rtol=1e-5, atol=1e-6)
+
+
+def test_a_model_that_gives_other_outputs_each_time_is_exported_with_a_warning() -> None:
+    class Counting(keras.layers.Layer):
+        calls = 0
+
+        def call(self, x: object) -> object:
+            self.calls += 1
+            return x + float(self.calls)
+
+    model = keras.Sequential([keras.Input((4,)), Counting()])
+    with pytest.warns(UserWarning, match="gives other outputs each time"):
+        mck.to_graph(model)
+
+
 def test_anything_but_a_keras_model_is_refused_by_name() -> None:
     with pytest.raises(mc.DTypeError, match=r"\[keras.to_graph\] model must be a keras.Model, got"):
         mck.to_graph("model.keras")
