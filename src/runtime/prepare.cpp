@@ -338,6 +338,9 @@ class Preparing {
         return result;
       }
     }
+    if (image.rank() == 3 && shape.groups > 1 && !shape.transposed) {
+      if (auto flat = flat_convolution(*x, shape, bias != nullptr, *after)) return flat;
+    }
     if (is_column(image, shape)) {
       if (auto turned = turned_convolution(*x, shape, bias != nullptr, *after)) return turned;
     }
@@ -349,6 +352,30 @@ class Preparing {
     if (bias != nullptr) result.operands.push_back({group_.bias, inputs[2], {}});
     add_link_operands(result);
     result.output = result.primitive->output;
+    return result;
+  }
+
+  // Signals in groups: what is fast is made for images.
+  std::optional<Prepared> flat_convolution(const Layout& x, const onednn::ConvolutionShape& signal,
+                                           bool bias, const std::vector<Post>& posts) const {
+    for (const Post& post : posts) {
+      if (!post.operand.empty()) return std::nullopt;
+    }
+    onednn::ConvolutionShape shape = signal;
+    shape.weight = Layout(signal.weight).with_axis(2).shape();
+    shape.output = Layout(signal.output).with_axis(2).shape();
+    shape.stride.insert(shape.stride.begin(), 1);
+    shape.dilation.insert(shape.dilation.begin(), 1);
+    shape.before.insert(shape.before.begin(), 0);
+    shape.after.insert(shape.after.begin(), 0);
+    Prepared result;
+    result.primitive = onednn::convolution(Layout(x.shape()).with_axis(2), shape, bias, posts);
+    if (result.primitive == nullptr) return std::nullopt;
+    const auto& inputs = result.primitive->inputs;
+    result.operands.push_back({group_.x, inputs[0].without_axis(2), {}});
+    result.operands.push_back({group_.weight, inputs[1], onednn::grouped_weight(shape)});
+    if (bias) result.operands.push_back({group_.bias, inputs[2], {}});
+    result.output = result.primitive->output.without_axis(2);
     return result;
   }
 

@@ -18,7 +18,8 @@ namespace moptcore::inline v0::runtime {
 
 struct SessionOptions {
   /// Threads of each run, the calling one included; 0: num_threads() at the time of the run. The
-  /// same number gives the same bits on the same machine.
+  /// same number gives the same bits on the same machine. OpenMP's threads spin between steps: a
+  /// program that shares its cores is started with GOMP_SPINCOUNT=1000 (examples/cpp/run_onnx.cpp).
   int threads = 0;
   /// "avx512", "avx2", "baseline" or "": as set_max_isa, and for oneDNN, where it holds for the
   /// whole process and must come before anything else that uses it.

@@ -81,6 +81,23 @@ Layout Layout::transposed(std::span<const int> axes) const {
   return Layout(state_of(state_->desc.permute_axes(places), shape));
 }
 
+Layout Layout::with_axis(int axis) const {
+  Shape shape;
+  for (int i = 0; i <= state_->shape.rank(); ++i) {
+    if (i == axis) shape.push_back(1);
+    if (i < state_->shape.rank()) shape.push_back(state_->shape[i]);
+  }
+  return Layout(state_of(state_->desc.reshape(dims_of(shape)), shape));
+}
+
+Layout Layout::without_axis(int axis) const {
+  Shape shape;
+  for (int i = 0; i < state_->shape.rank(); ++i) {
+    if (i != axis) shape.push_back(state_->shape[i]);
+  }
+  return Layout(state_of(state_->desc.reshape(dims_of(shape)), shape));
+}
+
 bool operator==(const Layout& a, const Layout& b) noexcept {
   if (a.state_ == b.state_) return true;
   if (a.empty() || b.empty()) return false;

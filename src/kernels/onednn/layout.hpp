@@ -38,6 +38,10 @@ class Layout {
   /// What a transposition makes of it: axis i of the result is axis axes[i].
   [[nodiscard]] Layout transposed(std::span<const int> axes) const;
 
+  /// The same memory with an axis of extent 1 more at `axis`, or with that axis left out.
+  [[nodiscard]] Layout with_axis(int axis) const;
+  [[nodiscard]] Layout without_axis(int axis) const;
+
   [[nodiscard]] const State& state() const noexcept { return *state_; }
   friend bool operator==(const Layout& a, const Layout& b) noexcept;
 

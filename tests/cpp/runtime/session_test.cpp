@@ -433,6 +433,31 @@ TEST_CASE("convolutions of images one pixel wide agree with the loops", "[runtim
   }
 }
 
+TEST_CASE("convolutions of signals agree with the loops", "[runtime][session]") {
+  struct Case {
+    std::int64_t in, out, group, kernel, stride, dilation, before, after;
+  };
+  for (const Case& c : {Case{16, 16, 16, 3, 1, 1, 1, 1}, Case{24, 24, 24, 5, 2, 1, 2, 1},
+                        Case{12, 24, 12, 3, 1, 4, 8, 0}, Case{8, 12, 4, 3, 1, 1, 1, 1},
+                        Case{6, 10, 1, 7, 3, 1, 0, 3}, Case{32, 32, 32, 1, 1, 1, 0, 0}}) {
+    INFO(c.in << " to " << c.out << " in " << c.group);
+    Builder b(5);
+    const std::string x = b.input("x", {named("N"), known(c.in), named("T")});
+    const Attributes attributes = {{"strides", Integers{c.stride}},
+                                   {"dilations", Integers{c.dilation}},
+                                   {"pads", Integers{c.before, c.after}},
+                                   {"group", c.group}};
+    const std::string y = b.op(
+        "Conv", {x, b.weight(Shape{c.out, c.in / c.group, c.kernel}, 0.3f), b.weight(Shape{c.out})},
+        attributes);
+    const std::string mixed = b.op("Conv", {b.op("Relu", {y}), b.weight(Shape{8, c.out, 1}, 0.3f)});
+    const Model model = b.finish(
+        {b.op("Add", {mixed, b.weight(Shape{8, 1})}), b.op("GlobalMaxPool", {b.op("Tanh", {y})})});
+    check_model(model,
+                {{{"x", noise(Shape{2, c.in, 29}, 1)}}, {{"x", noise(Shape{1, c.in, 17}, 2)}}});
+  }
+}
+
 TEST_CASE("a hard swish is fused even where its sixth has become part of other numbers",
           "[runtime][session]") {
   for (const bool divides : {true, false}) {
