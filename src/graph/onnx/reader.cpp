@@ -699,6 +699,12 @@ Model read_model(Bytes bytes, Context& context) {
       default: keep_unknown(field, model.unknown, context);
     }
   }
+  if (model.ir_version < 4) {
+    // Every initializer had to be listed as an input, which says nothing about it.
+    std::erase_if(model.graph.inputs, [&](const ValueInfo& input) {
+      return model.graph.initializers.contains(input.name);
+    });
+  }
   sort_nodes(model.graph);
   return model;
 }

@@ -101,6 +101,16 @@ TEST_CASE("Versions that are too old or too new are named", "[graph][onnx]") {
   refuses<FormatError>(number(1, 10) + bytes(7, ""), "opset_import must name a version");
 }
 
+TEST_CASE("Initializers are inputs only of files that could have left them out", "[graph][onnx]") {
+  const std::string tensor =
+      number(1, 1) + number(2, 1) + bytes(8, "w") + bytes(9, std::string(4, '\0'));
+  const std::string graph = bytes(1, identity("w", "y")) + bytes(2, "g") + bytes(5, tensor) +
+                            bytes(11, value_info("x")) + bytes(11, value_info("w")) +
+                            bytes(12, value_info("y"));
+  CHECK(read(model(graph, 8, 3)).graph.inputs.size() == 1);
+  CHECK(read(model(graph, 8, 4)).graph.inputs.size() == 2);
+}
+
 TEST_CASE("What is written is read as it was, unknown fields too", "[graph][onnx]") {
   // Field 39 is of no message that we know.
   const std::string later = bytes(39, "later");
