@@ -25,7 +25,7 @@ using runtime::Session;
 namespace {
 
 // A model, or what graph.load makes one of.
-graph::Model model_from(const py::object& source) {
+graph::Model model_from(const py::object& source, const py::object& external_directory) {
   constexpr auto kWhere = "runtime.Session";
   if (py::isinstance<GraphModel>(source)) return source.cast<const GraphModel&>().get();
   if (PyObject_CheckBuffer(source.ptr()) == 0) {
@@ -36,18 +36,20 @@ graph::Model model_from(const py::object& source) {
                               "model must be an ONNX file", text);
     }
   }
-  const py::object loaded =
-      py::module_::import("moptcore._core").attr("graph").attr("load")(source);
+  const py::object loaded = py::module_::import("moptcore._core")
+                                .attr("graph")
+                                .attr("load")(source, "external_directory"_a = external_directory);
   return loaded.cast<const GraphModel&>().get();
 }
 
 std::unique_ptr<Session> make(const py::object& source, std::optional<int> threads,
-                              const std::optional<std::string>& max_isa, std::int64_t max_bytes,
+                              const std::optional<std::string>& max_isa,
+                              const py::object& external_directory, std::int64_t max_bytes,
                               std::int64_t max_steps) {
   check(!threads || (*threads >= 1 && *threads <= 1024), "runtime.Session",
         "threads must be in [1, 1024] or None", threads.value_or(1));
   adopt_thread_limit();
-  graph::Model model = model_from(source);
+  graph::Model model = model_from(source, external_directory);
   runtime::SessionOptions options;
   options.threads = threads.value_or(0);
   options.max_isa = max_isa.value_or("");
@@ -88,6 +90,17 @@ py::dict run(const Session& session, const py::dict& inputs) {
   return found;
 }
 
+std::string description(const Session& session) {
+  const auto list = [](const std::vector<ValueInfo>& infos) {
+    std::string text;
+    for (const ValueInfo& info : infos) {
+      text += (text.empty() ? "" : ", ") + py::repr(py::cast(info)).cast<std::string>();
+    }
+    return text;
+  };
+  return "<moptcore.Session (" + list(session.inputs()) + ") -> (" + list(session.outputs()) + ")>";
+}
+
 Profile profile(const Session& session, const py::dict& inputs, int runs) {
   adopt_thread_limit();
   const graph::Values values = values_from(session, inputs);
@@ -120,13 +133,14 @@ void bind_session(py::module_ m) {
 
   py::class_<Session>(m, "Session", "Runs a model, from any number of threads at once.")
       .def(py::init(&make), "model"_a, "threads"_a = py::none(), "max_isa"_a = py::none(),
-           "max_bytes"_a = runtime::SessionOptions().max_bytes,
+           "external_directory"_a = py::none(), "max_bytes"_a = runtime::SessionOptions().max_bytes,
            "max_steps"_a = runtime::SessionOptions().max_steps,
            R"(Of an ONNX file, the bytes of one, or a moptcore.graph.Model.
 
 threads: of each run, the calling one included; None is get_num_threads() at that time.
 max_isa: "avx512", "avx2" or "baseline", for the whole process; it must come before
 anything else uses oneDNN.
+external_directory: below which weights in files of their own are read; bytes need it.
 max_bytes, max_steps: bytes that one tensor may have, and iterations that loops may take in a
 run; beyond them a run ends in an Error. Operators that moptcore lacks are one UnsupportedError that
 names them all.)")
@@ -143,6 +157,7 @@ Contiguous arrays of any framework are read where they lie; NumPy arrays are ret
 The first run with new shapes plans, later ones take memory for the outputs alone.
 NaN need not survive: oneDNN's Relu and Clip make 0 or a bound of it, where Model.evaluate
 keeps it.)")
+      .def("__repr__", &description)
       .def("profile", &profile, "inputs"_a, "runs"_a = 20,
            "Times each step of `runs` runs with these inputs.");
 }

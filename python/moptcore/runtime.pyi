@@ -72,6 +72,7 @@ class Session:
         model: typing.Any,
         threads: int | None = None,
         max_isa: str | None = None,
+        external_directory: typing.Any = None,
         max_bytes: int = 8589934592,
         max_steps: int = 100000000,
     ) -> None:
@@ -81,10 +82,12 @@ class Session:
         threads: of each run, the calling one included; None is get_num_threads() at that time.
         max_isa: "avx512", "avx2" or "baseline", for the whole process; it must come before
         anything else uses oneDNN.
+        external_directory: below which weights in files of their own are read; bytes need it.
         max_bytes, max_steps: bytes that one tensor may have, and iterations that loops may take in a
         run; beyond them a run ends in an Error. Operators that moptcore lacks are one UnsupportedError that
         names them all.
         """
+    def __repr__(self) -> str: ...
     def profile(self, inputs: dict[str, typing.Any], runs: int = 20) -> Profile:
         """
         Times each step of `runs` runs with these inputs.

@@ -182,6 +182,30 @@ def test_a_session_opens_paths_bytes_and_models(tmp_path: Path) -> None:
         np.testing.assert_array_equal(answer, answers[0])
 
 
+def test_a_session_reads_weights_in_files_of_their_own(tmp_path: Path) -> None:
+    weights = np.arange(12, dtype=np.float32).reshape(4, 3)
+    graph = helper.make_graph(
+        [helper.make_node("MatMul", ["x", "w"], ["y"])],
+        "graph",
+        [helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, ["N", 4])],
+        [helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, ["N", 3])],
+        [onnx.numpy_helper.from_array(weights, "w")],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)])
+    path = tmp_path / "model.onnx"
+    onnx.save(model, path, save_as_external_data=True, location="weights", size_threshold=0)
+    x = np.ones((2, 4), np.float32)
+    for session in (
+        moptcore.Session(path),
+        moptcore.Session(path.read_bytes(), external_directory=tmp_path),
+    ):
+        np.testing.assert_array_equal(session.run({"x": x})["y"], x @ weights)
+        expected = "<moptcore.Session (<x: float32('N', 4)>) -> (<y: float32('N', 3)>)>"
+        assert repr(session) == expected
+    with pytest.raises(moptcore.UnsupportedError, match="external_directory"):
+        moptcore.Session(path.read_bytes())
+
+
 def test_arrays_of_any_framework_and_any_strides_are_read() -> None:
     session = moptcore.Session(exported(residual_network(), images(2)), threads=1)
     x = images(2)
