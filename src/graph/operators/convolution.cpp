@@ -9,6 +9,7 @@
 #include "graph/operators/gemm.hpp"
 #include "graph/operators/widen.hpp"
 #include "graph/operators/window.hpp"
+#include "kernels/quantize.hpp"
 
 namespace moptcore::inline v0::graph {
 namespace {
@@ -18,6 +19,7 @@ constexpr std::int64_t kColumnBudget = 1 << 17;
 constexpr std::int64_t kColumnStep = 32;
 // Fewer output channels a group than this are summed tap by tap.
 constexpr std::int64_t kDirectChannels = 4;
+constexpr std::int64_t kSteps = 512;  // sums that are quantized together
 
 struct Convolution {
   std::int64_t batch = 0;
@@ -86,9 +88,9 @@ void gather(const Windows& windows, const WindowRuns& runs, const T* planes, std
   });
 }
 
-// y += w * x, y holds the bias.
-template <class T>
-void convolve_products(const Convolution& conv, const T* x, const T* w, T* y) {
+// y += w * x, y holds the bias. Sums of integers wrap around.
+template <class T, class Sum>
+void convolve_products(const Convolution& conv, const T* x, const T* w, Sum* y) {
   const Windows& windows = conv.windows;
   const std::int64_t depth = conv.inner * windows.taps;
   const std::int64_t planes = conv.batch * conv.group;
@@ -104,7 +106,7 @@ void convolve_products(const Convolution& conv, const T* x, const T* w, T* y) {
       const std::int64_t width = end - begin;
       const T* from = x + plane * conv.inner * windows.inputs;
       const T* weights = w + plane % conv.group * conv.outer * depth;
-      T* to = y + plane * conv.outer * windows.outputs + begin;
+      Sum* to = y + plane * conv.outer * windows.outputs + begin;
       Matrix<const T> b{from + begin, windows.inputs, 1};
       if (!identity) {
         const WindowRuns runs(windows, begin, end);
@@ -112,13 +114,22 @@ void convolve_products(const Convolution& conv, const T* x, const T* w, T* y) {
         b = {columns.data(), width, 1};
       }
       gemm(conv.outer, width, depth, Matrix<const T>{weights, depth, 1}, b,
-           Matrix<T>{to, windows.outputs, 1});
+           Matrix<Sum>{to, windows.outputs, 1});
     }
   });
 }
 
-template <class T>
-void convolve_direct(const Convolution& conv, const T* x, const T* w, T* y) {
+template <class Sum, class T>
+Sum plus_product(Sum sum, T a, T b) {
+  if constexpr (std::is_integral_v<T>) {
+    return static_cast<Sum>(static_cast<std::uint32_t>(sum) + static_cast<std::uint32_t>(a * b));
+  } else {
+    return sum + a * b;
+  }
+}
+
+template <class T, class Sum>
+void convolve_direct(const Convolution& conv, const T* x, const T* w, Sum* y) {
   const Windows& windows = conv.windows;
   const std::int64_t channels = conv.group * conv.outer;
   const std::int64_t stride = windows.axes.back().stride;
@@ -126,7 +137,7 @@ void convolve_direct(const Convolution& conv, const T* x, const T* w, T* y) {
                  [&](std::int64_t plane, std::int64_t begin, std::int64_t, const WindowRuns& runs) {
                    const std::int64_t channel = plane % channels;
                    const std::int64_t input = plane / channels * conv.group + channel / conv.outer;
-                   T* to = y + plane * windows.outputs + begin;
+                   Sum* to = y + plane * windows.outputs + begin;
                    for (std::int64_t c = 0; c < conv.inner; ++c) {
                      const T* read = x + (input * conv.inner + c) * windows.inputs;
                      const T* weights = w + (channel * conv.inner + c) * windows.taps;
@@ -135,12 +146,13 @@ void convolve_direct(const Convolution& conv, const T* x, const T* w, T* y) {
                        runs.visit(
                            tap, [&](std::int64_t column, std::int64_t count, std::int64_t offset) {
                              const T* from = read + offset;
-                             T* sum = to + column;
+                             Sum* sum = to + column;
                              if (stride == 1) {
-                               for (std::int64_t i = 0; i < count; ++i) sum[i] += weight * from[i];
+                               for (std::int64_t i = 0; i < count; ++i)
+                                 sum[i] = plus_product(sum[i], weight, from[i]);
                              } else {
                                for (std::int64_t i = 0; i < count; ++i)
-                                 sum[i] += weight * from[i * stride];
+                                 sum[i] = plus_product(sum[i], weight, from[i * stride]);
                              }
                            });
                      });
@@ -148,8 +160,8 @@ void convolve_direct(const Convolution& conv, const T* x, const T* w, T* y) {
                  });
 }
 
-template <class T>
-void convolve(const Convolution& conv, const T* x, const T* w, T* y) {
+template <class T, class Sum>
+void convolve(const Convolution& conv, const T* x, const T* w, Sum* y) {
   if (conv.windows.outputs == 0 || conv.windows.inputs == 0) return;
   if (conv.inner == 0 || conv.outer == 0) return;
   if (conv.outer < kDirectChannels) convolve_direct(conv, x, w, y);
@@ -281,17 +293,17 @@ void conv_transpose(Call& call) {
   set_rounded(call, 0, y, type);
 }
 
-// 8-bit integers less their zero points, exact in double: so are sums of up to 2^37 products.
+// 8-bit integers less their zero points.
 Tensor centered(Call& call, int index, int zero_index, bool along_axis) {
   const Tensor& tensor = call.input(index);
   const ElementType type = tensor.type();
   if (type != ElementType::int8 && type != ElementType::uint8) {
     refuse_type(call, "elements must be int8 or uint8", type);
   }
-  Tensor result = call.environment().allocate(ElementType::float64, tensor.shape());
+  Tensor result = call.environment().allocate(ElementType::int16, tensor.shape());
   const auto run = [&]<class T> {
     const T* from = tensor.data<T>();
-    double* to = result.mutable_data<double>();
+    auto* to = result.mutable_data<std::int16_t>();
     const Tensor zeros =
         call.has(zero_index) ? call.input(zero_index, type) : Tensor::scalar<T>(T(0));
     const std::int64_t rows = tensor.rank() == 0 ? 1 : tensor.shape()[0];
@@ -303,9 +315,9 @@ Tensor centered(Call& call, int index, int zero_index, bool along_axis) {
     if (tensor.size() == 0) return;
     const std::int64_t length = tensor.size() / parts;
     for (std::int64_t part = 0; part < parts; ++part) {
-      const double zero = zeros.data<T>()[part];
+      const T zero = zeros.data<T>()[part];
       for (std::int64_t i = part * length; i < (part + 1) * length; ++i) {
-        to[i] = static_cast<double>(from[i]) - zero;
+        to[i] = static_cast<std::int16_t>(from[i] - zero);
       }
     }
   };
@@ -314,27 +326,17 @@ Tensor centered(Call& call, int index, int zero_index, bool along_axis) {
   return result;
 }
 
-// The low 32 bits of an exact sum.
-std::int32_t wrapped(double sum) {
-  return static_cast<std::int32_t>(static_cast<std::uint32_t>(static_cast<std::int64_t>(sum)));
-}
-
-Tensor convolve_integers(Call& call, const Convolution& conv, const Tensor& x, const Tensor& w) {
-  Tensor sums = call.environment().allocate(ElementType::float64, conv.output);
-  std::fill_n(sums.mutable_data<double>(), sums.size(), 0.0);
-  convolve(conv, x.data<double>(), w.data<double>(), sums.mutable_data<double>());
-  return sums;
+void convolve_integers(const Convolution& conv, const Tensor& x, const Tensor& w, Tensor& sums) {
+  auto* to = sums.mutable_data<std::int32_t>();
+  std::fill_n(to, sums.size(), 0);
+  convolve(conv, x.data<std::int16_t>(), w.data<std::int16_t>(), to);
 }
 
 void conv_integer(Call& call) {
   const Convolution conv = read_convolution(call, call.input(0).shape(), call.input(1).shape());
   const Tensor x = centered(call, 0, 2, false);
   const Tensor w = centered(call, 1, 3, true);
-  const Tensor sums = convolve_integers(call, conv, x, w);
-  Tensor& y = call.output(0, ElementType::int32, conv.output);
-  const double* from = sums.data<double>();
-  auto* to = y.mutable_data<std::int32_t>();
-  for (std::int64_t i = 0; i < y.size(); ++i) to[i] = wrapped(from[i]);
+  convolve_integers(conv, x, w, call.output(0, ElementType::int32, conv.output));
 }
 
 float scale_of(const Call& call, int index) {
@@ -355,7 +357,8 @@ void qlinear_conv(Call& call) {
   call.require(y_zero.size() == 1, "y_zero_point must have one element, shape", y_zero.shape());
   const Tensor x = centered(call, 0, 2, false);
   const Tensor w = centered(call, 3, 5, true);
-  const Tensor sums = convolve_integers(call, conv, x, w);
+  Tensor sums = call.environment().allocate(ElementType::int32, conv.output);
+  convolve_integers(conv, x, w, sums);
   std::vector<std::int32_t> bias(static_cast<std::size_t>(sums.size() == 0 ? 0 : channels), 0);
   if (call.has(8) && sums.size() > 0) {
     const Tensor& given = call.input(8, ElementType::int32);
@@ -365,24 +368,36 @@ void qlinear_conv(Call& call) {
   }
   const auto run = [&]<class T> {
     Tensor& y = call.output(0, y_zero.type(), conv.output);
-    const double* from = sums.data<double>();
+    const auto* from = sums.data<std::int32_t>();
     T* to = y.mutable_data<T>();
     const auto zero = static_cast<float>(y_zero.data<T>()[0]);
     if (y.size() == 0) return;
     const std::int64_t plane = conv.windows.outputs;
-    constexpr auto kLow = static_cast<float>(std::numeric_limits<T>::min());
-    constexpr auto kHigh = static_cast<float>(std::numeric_limits<T>::max());
-    for (std::int64_t i = 0; i < conv.batch * channels; ++i) {
-      const std::int64_t channel = i % channels;
-      const float scale =
-          x_scale * w_scale.data<float>()[w_scale.size() == 1 ? 0 : channel] / y_scale;
-      for (std::int64_t j = i * plane; j < (i + 1) * plane; ++j) {
-        const auto sum = static_cast<float>(wrapped(from[j] + bias[channel]));
-        const float steps = std::nearbyint(sum * scale) + zero;
-        // NaN, of a scale that is not finite, becomes the zero point.
-        to[j] = static_cast<T>(std::isnan(steps) ? zero : std::clamp(steps, kLow, kHigh));
+    const kernels::GridStep<float> grid{
+        1.0f, 1.0f, static_cast<float>(std::numeric_limits<T>::min()) - zero,
+        static_cast<float>(std::numeric_limits<T>::max()) - zero, zero};
+    // NaN, of a scale that is not finite, becomes the zero point.
+    constexpr kernels::GridRule kRule{kernels::Rounding::multiply_even, kernels::NanPosition::zero};
+    constexpr auto kType = std::is_signed_v<T> ? kernels::Integer::int8 : kernels::Integer::uint8;
+    const std::int64_t grain = std::max<std::int64_t>(1, kGrain / plane);
+    parallel_for(conv.batch * channels, grain, [&](std::int64_t begin, std::int64_t end) {
+      float steps[kSteps];
+      for (std::int64_t i = begin; i < end; ++i) {
+        const std::int64_t channel = i % channels;
+        const float scale =
+            x_scale * w_scale.data<float>()[w_scale.size() == 1 ? 0 : channel] / y_scale;
+        const auto added = static_cast<std::uint32_t>(bias[channel]);
+        for (std::int64_t j = i * plane; j < (i + 1) * plane; j += kSteps) {
+          const std::int64_t count = std::min(kSteps, (i + 1) * plane - j);
+          for (std::int64_t k = 0; k < count; ++k) {
+            const auto sum =
+                static_cast<std::int32_t>(static_cast<std::uint32_t>(from[j + k]) + added);
+            steps[k] = static_cast<float>(sum) * scale;
+          }
+          kernels::quantize_f32(steps, count, grid, kRule, kType, to + j);
+        }
       }
-    }
+    });
   };
   if (y_zero.type() == ElementType::int8) run.template operator()<std::int8_t>();
   else if (y_zero.type() == ElementType::uint8) run.template operator()<std::uint8_t>();

@@ -4,6 +4,8 @@
 #include <algorithm>
 #include <vector>
 
+#include "kernels/integer_product.hpp"
+
 namespace moptcore::inline v0::graph {
 namespace {
 
@@ -16,6 +18,11 @@ constexpr std::int64_t kLanes = 16;   // partial sums of one dot product
 void block(std::int64_t m, std::int64_t n, std::int64_t depth, const Matrix<const float>& a,
            const Matrix<const float>& b, const Matrix<float>& c) {
   kernels::product_f32(m, n, depth, a, b, c);
+}
+
+void block(std::int64_t m, std::int64_t n, std::int64_t depth, const Matrix<const std::int16_t>& a,
+           const Matrix<const std::int16_t>& b, const Matrix<std::int32_t>& c) {
+  kernels::product_i16(m, n, depth, a, b, c);
 }
 
 void block(std::int64_t m, std::int64_t n, std::int64_t depth, const Matrix<const double>& a,
@@ -71,6 +78,20 @@ void row_product(std::int64_t n, std::int64_t depth, const T* row, const Matrix<
   }
 }
 
+template <class T, class Sum>
+void tiled_product(std::int64_t m, std::int64_t n, std::int64_t depth, const Matrix<const T>& a,
+                   const Matrix<const T>& b, const Matrix<Sum>& c) {
+  const std::int64_t across = block_count(n, kTileCols);
+  parallel_for(block_count(m, kTileRows) * across, 1, [&](std::int64_t tile, std::int64_t) {
+    const std::int64_t row = tile / across * kTileRows;
+    const std::int64_t col = tile % across * kTileCols;
+    block(std::min(kTileRows, m - row), std::min(kTileCols, n - col), depth,
+          {a.data + row * a.row_stride, a.row_stride, a.col_stride},
+          {b.data + col * b.col_stride, b.row_stride, b.col_stride},
+          {c.data + row * c.row_stride + col, c.row_stride, 1});
+  });
+}
+
 template <class T>
 void product(std::int64_t m, std::int64_t n, std::int64_t depth, const Matrix<const T>& a,
              const Matrix<const T>& b, const Matrix<T>& c) {
@@ -90,15 +111,7 @@ void product(std::int64_t m, std::int64_t n, std::int64_t depth, const Matrix<co
     }
     return;
   }
-  const std::int64_t across = block_count(n, kTileCols);
-  parallel_for(block_count(m, kTileRows) * across, 1, [&](std::int64_t tile, std::int64_t) {
-    const std::int64_t row = tile / across * kTileRows;
-    const std::int64_t col = tile % across * kTileCols;
-    block(std::min(kTileRows, m - row), std::min(kTileCols, n - col), depth,
-          {a.data + row * a.row_stride, a.row_stride, a.col_stride},
-          {b.data + col * b.col_stride, b.row_stride, b.col_stride},
-          {c.data + row * c.row_stride + col, c.row_stride, 1});
-  });
+  tiled_product(m, n, depth, a, b, c);
 }
 
 }  // namespace
@@ -111,6 +124,11 @@ void gemm(std::int64_t m, std::int64_t n, std::int64_t depth, const Matrix<const
 void gemm(std::int64_t m, std::int64_t n, std::int64_t depth, const Matrix<const double>& a,
           const Matrix<const double>& b, const Matrix<double>& c) {
   product(m, n, depth, a, b, c);
+}
+
+void gemm(std::int64_t m, std::int64_t n, std::int64_t depth, const Matrix<const std::int16_t>& a,
+          const Matrix<const std::int16_t>& b, const Matrix<std::int32_t>& c) {
+  if (m > 0 && n > 0 && depth > 0) tiled_product(m, n, depth, a, b, c);
 }
 
 }  // namespace moptcore::inline v0::graph

@@ -20,6 +20,10 @@ void gemm(std::int64_t m, std::int64_t n, std::int64_t depth, const Matrix<const
 void gemm(std::int64_t m, std::int64_t n, std::int64_t depth, const Matrix<const double>& a,
           const Matrix<const double>& b, const Matrix<double>& c);
 
+/// The same of 16-bit integers other than -2^15; sums wrap around.
+void gemm(std::int64_t m, std::int64_t n, std::int64_t depth, const Matrix<const std::int16_t>& a,
+          const Matrix<const std::int16_t>& b, const Matrix<std::int32_t>& c);
+
 /// The same of integers, which wrap around.
 template <class T>
   requires std::is_integral_v<T>
@@ -48,14 +52,14 @@ void gemm(std::int64_t m, std::int64_t n, std::int64_t depth, const Matrix<const
 }
 
 /// c += a b for `batches` pairs: matrix number i of each lies at offset i of its list, in elements.
-template <class T>
+template <class T, class Sum = T>
 void batched_gemm(std::int64_t batches, std::int64_t m, std::int64_t n, std::int64_t depth,
                   const Matrix<const T>& a, const std::int64_t* a_offsets, const Matrix<const T>& b,
-                  const std::int64_t* b_offsets, const Matrix<T>& c, std::int64_t c_step) {
+                  const std::int64_t* b_offsets, const Matrix<Sum>& c, std::int64_t c_step) {
   const auto one = [&](std::int64_t i) {
     gemm(m, n, depth, {a.data + a_offsets[i], a.row_stride, a.col_stride},
          {b.data + b_offsets[i], b.row_stride, b.col_stride},
-         Matrix<T>{c.data + i * c_step, c.row_stride, c.col_stride});
+         Matrix<Sum>{c.data + i * c_step, c.row_stride, c.col_stride});
   };
   // Threads share the batches where each is small, else each product.
   const double work = static_cast<double>(m) * static_cast<double>(n) * static_cast<double>(depth);

@@ -112,29 +112,44 @@ void matmul(Call& call) {
   call.set(0, cast_tensor(call, result, a.type()));
 }
 
-// Elements of 8 bits less their zero points, as doubles: sums of their products are exact.
+// Elements of 8 bits less their zero points.
 Tensor centered(const Call& call, int index, int point_index, bool by_row) {
   const Tensor& given = call.input(index);
   call.require<DTypeError>(given.type() == ElementType::int8 || given.type() == ElementType::uint8,
                            "inputs must be int8 or uint8", name(given.type()));
-  Tensor wide = cast_tensor(call, given, ElementType::float64);
-  if (!call.has(point_index)) return wide;
-  const Tensor points =
-      cast_tensor(call, call.input(point_index, given.type()), ElementType::float64);
-  Shape shape = points.shape();
-  // One value for each row of a is a column.
-  if (by_row && shape.rank() == 1 && shape[0] != 1) shape.push_back(1);
-  const Broadcast broadcast(call, {&wide.shape(), &shape});
-  call.require(broadcast.shape() == wide.shape(),
-               "zero points must broadcast to their input, shape", points.shape());
-  double* const to = wide.mutable_data<double>();
-  const double* const point = points.data<double>();
-  broadcast.for_each_run(0, broadcast.size(),
-                         [&](std::int64_t first, std::int64_t count, const std::int64_t* offsets) {
-                           const std::int64_t step = broadcast.moves(1) ? 1 : 0;
-                           for (std::int64_t i = 0; i < count; ++i)
-                             to[first + i] -= point[offsets[1] + i * step];
-                         });
+  Tensor wide = call.environment().allocate(ElementType::int16, given.shape());
+  auto* const to = wide.mutable_data<std::int16_t>();
+  const auto run = [&]<class T>() {
+    const T* const from = given.data<T>();
+    const Tensor point =
+        call.has(point_index) ? call.input(point_index, given.type()) : Tensor::scalar<T>(T(0));
+    Shape shape = point.shape();
+    // One value for each row of a is a column.
+    if (by_row && shape.rank() == 1 && shape[0] != 1) shape.push_back(1);
+    const Broadcast broadcast(call, {&wide.shape(), &shape});
+    call.require(broadcast.shape() == wide.shape(),
+                 "zero points must broadcast to their input, shape", point.shape());
+    const T* const points = point.data<T>();
+    const bool moves = broadcast.moves(1);
+    broadcast.parallel_runs(
+        [&](std::int64_t first, std::int64_t count, const std::int64_t* offsets) {
+          const T* const zeros = points + offsets[1];
+          std::int16_t* const run_to = to + first;
+          const T* const run_from = from + first;
+          if (moves) {
+            for (std::int64_t i = 0; i < count; ++i) {
+              run_to[i] = static_cast<std::int16_t>(run_from[i] - zeros[i]);
+            }
+          } else {
+            const T zero = *zeros;
+            for (std::int64_t i = 0; i < count; ++i) {
+              run_to[i] = static_cast<std::int16_t>(run_from[i] - zero);
+            }
+          }
+        });
+  };
+  if (given.type() == ElementType::int8) run.template operator()<std::int8_t>();
+  else run.template operator()<std::uint8_t>();
   return wide;
 }
 
@@ -142,10 +157,15 @@ void matmul_integer(Call& call) {
   const Tensor a = centered(call, 0, 2, true);
   const Tensor b = centered(call, 1, 3, false);
   const Batches batches = batches_of(call, a.shape(), b.shape());
-  Tensor sums = call.environment().allocate(ElementType::float64, batches.output);
-  multiply(call, batches, a, b, sums);
-  // Through int64, so that sums beyond int32 wrap around.
-  call.set(0, cast_tensor(call, cast_tensor(call, sums, ElementType::int64), ElementType::int32));
+  Tensor& sums = call.output(0, ElementType::int32, batches.output);
+  auto* const to = sums.mutable_data<std::int32_t>();
+  std::fill_n(to, sums.size(), 0);
+  if (batches.count == 0) return;
+  batched_gemm<std::int16_t, std::int32_t>(
+      batches.count, batches.m, batches.n, batches.depth,
+      {a.data<std::int16_t>(), batches.depth, 1}, batches.a_offsets.data(),
+      {b.data<std::int16_t>(), batches.n, 1}, batches.b_offsets.data(), {to, batches.n, 1},
+      batches.m * batches.n);
 }
 
 // A factor of 1 keeps integers exact.

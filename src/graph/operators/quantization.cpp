@@ -7,8 +7,11 @@
 #include <moptcore/graph/small_float.hpp>
 
 #include <moptcore/graph/operator.hpp>
+#include "graph/operators/gemm.hpp"
 #include "graph/operators/widen.hpp"
+#include "kernels/minmax.hpp"
 #include "kernels/product.hpp"
+#include "kernels/quantize.hpp"
 
 namespace moptcore::inline v0::graph {
 namespace {
@@ -218,6 +221,51 @@ std::optional<Tensor> zero_points(Call& call, int index, ElementType type, const
   return numbers(call, given);
 }
 
+// What the kernels of quantization call a type, where they have it.
+std::optional<kernels::Integer> kernel_integer(ElementType type) {
+  switch (type) {
+    case ElementType::uint8: return kernels::Integer::uint8;
+    case ElementType::int8: return kernels::Integer::int8;
+    case ElementType::uint16: return kernels::Integer::uint16;
+    case ElementType::int16: return kernels::Integer::int16;
+    default: return std::nullopt;
+  }
+}
+
+// The grids of all scales, as the kernels take them.
+class Grids {
+ public:
+  Grids(const Tensor& scale, const std::optional<Tensor>& zeros, const IntegerRange& range)
+      : scales_(scale.data<float>()) {
+    const auto count = static_cast<std::size_t>(scale.size());
+    zeros_.assign(count, 0.0f);
+    if (zeros) std::copy_n(zeros->data<float>(), count, zeros_.data());
+    lows_.resize(count);
+    highs_.resize(count);
+    for (std::size_t i = 0; i < count; ++i) {
+      lows_[i] = static_cast<float>(range.low) - zeros_[i];
+      highs_[i] = static_cast<float>(range.high) - zeros_[i];
+    }
+  }
+
+  [[nodiscard]] kernels::GridStep<float> one(std::int64_t at) const {
+    return {scales_[at], scales_[at], lows_[at], highs_[at], zeros_[at]};
+  }
+  [[nodiscard]] kernels::GridTable<float> from(std::int64_t at) const {
+    return {scales_ + at, scales_ + at, lows_.data() + at, highs_.data() + at, zeros_.data() + at};
+  }
+
+ private:
+  const float* scales_;
+  std::vector<float> zeros_;
+  std::vector<float> lows_;
+  std::vector<float> highs_;
+};
+
+// By the quotient, half to even; NaN becomes the zero point.
+constexpr kernels::GridRule kQuotientRule{kernels::Rounding::divide_even,
+                                          kernels::NanPosition::zero};
+
 ElementType type_attribute(const Call& call, std::string_view attribute, ElementType fallback) {
   const std::int64_t value = call.attribute<std::int64_t>(attribute, 0);
   if (value == 0) return fallback;
@@ -240,6 +288,23 @@ void dequantize_linear(Call& call) {
   }
   const Tensor factors = scales(call, scale);
   const auto zeros = zero_points(call, 2, x.type(), scale.shape());
+  if (const auto integer = kernel_integer(x.type())) {
+    Tensor values = call.environment().allocate(ElementType::float32, x.shape());
+    const Grids grids(factors, zeros, *integer_range(x.type()));
+    const auto* from = static_cast<const std::byte*>(x.raw());
+    float* to = values.mutable_data<float>();
+    const std::int64_t width = bit_width(x.type()) / 8;
+    granularity.for_each_run(
+        [&](std::int64_t offset, std::int64_t count, std::int64_t at, std::int64_t step) {
+          const std::byte* run = from + offset * width;
+          if (step == 0) {
+            kernels::dequantize_f32(run, *integer, count, grids.one(at), to + offset);
+          } else {
+            kernels::dequantize_f32(run, *integer, count, grids.from(at), to + offset);
+          }
+        });
+    return set_rounded(call, 0, values, type);
+  }
   const Tensor codes = numbers(call, x);
   Tensor y = call.environment().allocate(ElementType::float32, x.shape());
   const float* s = factors.data<float>();
@@ -384,6 +449,21 @@ void quantize_linear(Call& call) {
     x = widened(call, input);
   }
   const float* in = x.data<float>();
+  if (const auto integer = kernel_integer(type); integer && precision == ElementType::float32) {
+    Tensor& y = call.output(0, type, input.shape());
+    const Grids grids(factors, zeros, *integer_range(type));
+    auto* to = static_cast<std::byte*>(y.mutable_raw());
+    const std::int64_t width = bit_width(type) / 8;
+    return granularity.for_each_run(
+        [&](std::int64_t offset, std::int64_t count, std::int64_t at, std::int64_t step) {
+          std::byte* run = to + offset * width;
+          if (step == 0) {
+            kernels::quantize_f32(in + offset, count, grids.one(at), kQuotientRule, *integer, run);
+          } else {
+            kernels::quantize_f32(in + offset, count, grids.from(at), kQuotientRule, *integer, run);
+          }
+        });
+  }
   if (precision == ElementType::float32) {
     return write_codes(call, granularity, zeros, type, input.shape(),
                        [in, s](std::int64_t i, std::int64_t at) { return in[i] / s[at]; });
@@ -395,26 +475,43 @@ void quantize_linear(Call& call) {
               });
 }
 
-void dynamic_quantize_linear(Call& call) {
-  const Tensor& x = call.input(0, ElementType::float32);
+// The least and greatest of x and 0; NaN does not count.
+std::pair<float, float> range_with_zero(const float* x, std::int64_t count) {
+  std::vector<kernels::MinMax<float>> parts(static_cast<std::size_t>(block_count(count, kGrain)));
+  parallel_blocks(count, kGrain, [&](std::int64_t block, std::int64_t first, std::int64_t last) {
+    parts[static_cast<std::size_t>(block)] = kernels::min_max_f32(x + first, last - first);
+  });
   float low = 0;
   float high = 0;
-  for (const float value : x.values<float>()) {
-    low = std::min(low, value);
-    high = std::max(high, value);
+  for (const kernels::MinMax<float>& part : parts) {
+    low = std::min(low, part.min);
+    high = std::max(high, part.max);
+    if (part.finite) continue;
+    // The kernel leaves infinities out.
+    const std::int64_t first = (&part - parts.data()) * kGrain;
+    for (std::int64_t i = first; i < std::min(first + kGrain, count); ++i) {
+      low = std::min(low, x[i]);
+      high = std::max(high, x[i]);
+    }
   }
+  return {low, high};
+}
+
+void dynamic_quantize_linear(Call& call) {
+  const Tensor& x = call.input(0, ElementType::float32);
+  const float* in = x.data<float>();
+  const auto [low, high] = range_with_zero(in, x.size());
   // Nothing but zeros has no range.
   const float scale = high == low ? 1.0f : (high - low) / 255.0f;
   const float quotient = -low / scale;
   const float zero =
       std::isnan(quotient) ? 0.0f : std::nearbyint(std::clamp(quotient, 0.0f, 255.0f));
   Tensor& y = call.output(0, ElementType::uint8, x.shape());
-  const float* in = x.data<float>();
   auto* out = y.mutable_data<std::uint8_t>();
+  const kernels::GridStep<float> grid{scale, scale, 0.0f - zero, 255.0f - zero, zero};
   parallel_for(x.size(), kGrain, [&](std::int64_t first, std::int64_t last) {
-    for (std::int64_t i = first; i < last; ++i) {
-      out[i] = static_cast<std::uint8_t>(to_integer(in[i] / scale, zero, {0, 255}));
-    }
+    kernels::quantize_f32(in + first, last - first, grid, kQuotientRule, kernels::Integer::uint8,
+                          out + first);
   });
   if (call.wants(1)) call.set(1, Tensor::scalar(scale));
   if (call.wants(2)) call.set(2, Tensor::scalar(static_cast<std::uint8_t>(zero)));
@@ -443,6 +540,7 @@ class LineParameter {
                  values_.shape());
     step_ = 1;
   }
+  [[nodiscard]] bool is_one() const { return step_ == 0; }
   [[nodiscard]] double at(std::int64_t batch, std::int64_t line) const {
     return values_.data<float>()[batch * batch_step_ + line * step_];
   }
@@ -453,7 +551,8 @@ class LineParameter {
   std::int64_t batch_step_ = 0;
 };
 
-// A quantized matrix less its zero points, in double, where sums of products are exact.
+// A quantized matrix less its zero points as `Wide`, which holds their differences exactly.
+template <class Wide>
 Tensor centered(Call& call, int index, int zero_index, int axis, const Shape& matrix) {
   const Tensor& given = call.input(index);
   const ElementType type = given.type();
@@ -465,16 +564,28 @@ Tensor centered(Call& call, int index, int zero_index, int axis, const Shape& ma
   const Tensor zeros =
       call.has(zero_index) ? numbers(call, call.input(zero_index, type)) : Tensor::scalar(0.0f);
   const LineParameter zero(call, zeros, matrix, axis);
-  Tensor result = call.environment().allocate(ElementType::float64, matrix);
+  Tensor result = call.environment().allocate(type_of<Wide>(), matrix);
   const std::int64_t rows = matrix[matrix.rank() - 2];
   const std::int64_t columns = matrix.back();
   const float* in = codes.data<float>();
-  double* out = result.mutable_data<double>();
+  Wide* out = result.mutable_data<Wide>();
   if (result.size() == 0) return result;
+  std::vector<float> points(static_cast<std::size_t>(columns));
   for (std::int64_t row = 0; row < result.size() / columns; ++row) {
+    // Those of columns change from batch to batch, those of rows from row to row.
+    if (axis == 2 || row % rows == 0) {
+      for (std::int64_t column = 0; column < columns; ++column) {
+        points[column] = static_cast<float>(zero.at(row / rows, axis == 2 ? row % rows : column));
+      }
+    }
+    const float* from = in + row * columns;
+    Wide* to = out + row * columns;
     for (std::int64_t column = 0; column < columns; ++column) {
-      const std::int64_t line = axis == 2 ? row % rows : column;
-      out[row * columns + column] = in[row * columns + column] - zero.at(row / rows, line);
+      if constexpr (std::is_same_v<Wide, double>) {
+        to[column] = static_cast<double>(from[column]) - static_cast<double>(points[column]);
+      } else {
+        to[column] = static_cast<Wide>(from[column] - points[column]);
+      }
     }
   }
   return result;
@@ -526,8 +637,6 @@ void qlinear_matmul(Call& call) {
   }
   const float zero = numbers(call, y_zero).data<float>()[0];
   const double divisor = y_scale.data<float>()[0];
-  const Tensor left = centered(call, 0, 2, 2, as);
-  const Tensor right = centered(call, 3, 5, 1, bs);
   Tensor& y = call.output(0, type, output);
   if (y.size() == 0) return;
   std::int64_t a_step = 1;
@@ -543,40 +652,66 @@ void qlinear_matmul(Call& call) {
     }
   }
   auto* out = static_cast<std::uint8_t*>(y.mutable_raw());
-  const std::optional<IntegerRange> range = integer_range(type);
+  const std::optional<kernels::Integer> integer = kernel_integer(type);
+  const IntegerRange range = integer_range(type).value_or(IntegerRange());
+  const kernels::GridStep<float> grid{1.0f, 1.0f, static_cast<float>(range.low) - zero,
+                                      static_cast<float>(range.high) - zero, zero};
   const SmallFloat* format = small_float_of(type);
   const std::int64_t tile = std::max<std::int64_t>(kGrain / columns, 4);
   const std::int64_t tiles = block_count(rows, tile);
-  parallel_for(element_count(batch) * tiles, 1, [&](std::int64_t first, std::int64_t last) {
-    std::vector<double> sums(static_cast<std::size_t>(std::min(tile, rows) * columns));
-    for (std::int64_t job = first; job < last; ++job) {
-      const std::int64_t begin = job % tiles * tile;
-      const std::int64_t end = std::min(begin + tile, rows);
-      std::int64_t a_at = 0;
-      std::int64_t b_at = 0;
-      std::int64_t rest = job / tiles;
-      for (int i = batch_rank - 1; i >= 0; --i) {
-        a_at += rest % batch[i] * a_strides[i];
-        b_at += rest % batch[i] * b_strides[i];
-        rest /= batch[i];
-      }
-      std::fill(sums.begin(), sums.end(), 0.0);
-      kernels::product_f64(end - begin, columns, depth,
-                           {left.data<double>() + (a_at * rows + begin) * depth, depth, 1},
-                           {right.data<double>() + b_at * depth * columns, columns, 1},
-                           {sums.data(), columns, 1});
-      std::uint8_t* to = out + (job / tiles * rows + begin) * columns;
-      for (std::int64_t row = begin; row < end; ++row) {
-        for (std::int64_t column = 0; column < columns; ++column) {
-          const double factor = a_scale.at(a_at, row) * b_scale.at(b_at, column) / divisor;
-          const double sum = sums[static_cast<std::size_t>((row - begin) * columns + column)];
-          const auto quotient = static_cast<float>(sum * factor);
-          *to++ = static_cast<std::uint8_t>(range ? to_integer(quotient, zero, *range)
-                                                  : encode(*format, quotient + zero, true));
+  const auto run = [&]<class Wide, class Sum> {
+    const Tensor left = centered<Wide>(call, 0, 2, 2, as);
+    const Tensor right = centered<Wide>(call, 3, 5, 1, bs);
+    parallel_for(element_count(batch) * tiles, 1, [&](std::int64_t first, std::int64_t last) {
+      std::vector<Sum> sums(static_cast<std::size_t>(std::min(tile, rows) * columns));
+      std::vector<double> factors(static_cast<std::size_t>(columns));
+      std::vector<float> quotients(static_cast<std::size_t>(columns));
+      for (std::int64_t job = first; job < last; ++job) {
+        const std::int64_t begin = job % tiles * tile;
+        const std::int64_t end = std::min(begin + tile, rows);
+        std::int64_t a_at = 0;
+        std::int64_t b_at = 0;
+        std::int64_t rest = job / tiles;
+        for (int i = batch_rank - 1; i >= 0; --i) {
+          a_at += rest % batch[i] * a_strides[i];
+          b_at += rest % batch[i] * b_strides[i];
+          rest /= batch[i];
+        }
+        std::fill(sums.begin(), sums.end(), Sum(0));
+        gemm(end - begin, columns, depth,
+             Matrix<const Wide>{left.data<Wide>() + (a_at * rows + begin) * depth, depth, 1},
+             Matrix<const Wide>{right.data<Wide>() + b_at * depth * columns, columns, 1},
+             Matrix<Sum>{sums.data(), columns, 1});
+        std::uint8_t* to = out + (job / tiles * rows + begin) * columns;
+        for (std::int64_t row = begin; row < end; ++row, to += columns) {
+          if (row == begin || !a_scale.is_one()) {
+            for (std::int64_t column = 0; column < columns; ++column) {
+              factors[column] = a_scale.at(a_at, row) * b_scale.at(b_at, column) / divisor;
+            }
+          }
+          const Sum* line = sums.data() + (row - begin) * columns;
+          for (std::int64_t column = 0; column < columns; ++column) {
+            quotients[column] =
+                static_cast<float>(static_cast<double>(line[column]) * factors[column]);
+          }
+          if (integer) {
+            kernels::quantize_f32(quotients.data(), columns, grid, kQuotientRule, *integer, to);
+            continue;
+          }
+          for (std::int64_t column = 0; column < columns; ++column) {
+            to[column] = encode(*format, quotients[column] + zero, true);
+          }
         }
       }
-    }
-  });
+    });
+  };
+  // Sums of products of 9 bits that fit in 32.
+  const bool fits = depth <= std::numeric_limits<std::int32_t>::max() / (255 * 255);
+  if (fits && integer_range(a.type()) && integer_range(b.type())) {
+    run.template operator()<std::int16_t, std::int32_t>();
+  } else {
+    run.template operator()<double, double>();
+  }
 }
 
 constexpr Operator kOperators[] = {
