@@ -9,6 +9,7 @@
 
 #include "graph/operators/gemm.hpp"
 #include "graph/operators/widen.hpp"
+#include "kernels/curves.hpp"
 
 namespace moptcore::inline v0::graph {
 namespace {
@@ -71,6 +72,10 @@ template <class T>
 void apply(const Activation& activation, T* values, std::int64_t count) {
   const T alpha = activation.alpha;
   const T beta = activation.beta;
+  if constexpr (std::is_same_v<T, float>) {
+    if (activation.kind == Kind::tanh) return kernels::tanh_f32(values, count, values);
+    if (activation.kind == Kind::sigmoid) return kernels::sigmoid_f32(values, count, values);
+  }
   switch (activation.kind) {
     case Kind::relu: return apply_each(values, count, [](T x) { return x > 0 ? x : T(0); });
     case Kind::tanh: return apply_each(values, count, [](T x) { return std::tanh(x); });
@@ -240,28 +245,64 @@ Tensor project(Call& call, const Recurrence& net, const Tensor& x, const Tensor&
   T* out = result.mutable_data<T>();
   const T* in = x.data<T>();
   const T* weights = w.data<T>();
-  parallel_for(net.directions * rows, 16, [&](std::int64_t first, std::int64_t last) {
-    while (first < last) {
-      const std::int64_t d = first / rows;
-      const std::int64_t end = std::min(last, (d + 1) * rows);
-      T* to = out + first * width;
-      for (std::int64_t row = first; row < end; ++row) {
-        T* sums = out + row * width;
-        for (std::int64_t i = 0; i < width; ++i) {
-          sums[i] = T(0);
-          if (bias == nullptr) continue;
-          sums[i] = bias[d * 2 * width + i];
-          if (with_recurrent(i / net.hidden)) sums[i] += bias[d * 2 * width + width + i];
-        }
+  std::vector<T> sums(static_cast<std::size_t>(width), T(0));
+  for (std::int64_t d = 0; d < net.directions; ++d) {
+    if (bias != nullptr) {
+      const T* added = bias + d * 2 * width;
+      for (std::int64_t i = 0; i < width; ++i) {
+        sums[i] = with_recurrent(i / net.hidden) ? added[i] + added[width + i] : added[i];
       }
-      gemm(end - first, width, net.input,
-           Matrix<const T>{in + (first - d * rows) * net.input, net.input, 1},
-           Matrix<const T>{weights + d * width * net.input, 1, net.input}, Matrix<T>{to, width, 1});
-      first = end;
     }
-  });
+    T* to = out + d * rows * width;
+    for (std::int64_t row = 0; row < rows; ++row) {
+      std::copy_n(sums.data(), width, to + row * width);
+    }
+    gemm(rows, width, net.input, Matrix<const T>{in, net.input, 1},
+         Matrix<const T>{weights + d * width * net.input, 1, net.input}, Matrix<T>{to, width, 1});
+  }
   return result;
 }
+
+// Rows [first, first + count) of R of each direction, which every step multiplies states by.
+template <class T>
+class StateWeights {
+ public:
+  StateWeights(Call& call, const Recurrence& net, const Tensor& r, std::int64_t first,
+               std::int64_t count)
+      : count_(count), depth_(net.hidden), size_(kernels::packed_size(count, net.hidden)) {
+    packed_ = call.environment().allocate(r.type(), Shape{net.directions, size_});
+    if (packed_.size() == 0) return;
+    const T* from = r.data<T>() + first * depth_;
+    T* to = packed_.mutable_data<T>();
+    parallel_for(net.directions, 1, [&](std::int64_t d, std::int64_t) {
+      const Matrix<const T> b{from + d * net.width() * depth_, 1, depth_};
+      if constexpr (std::is_same_v<T, float>) {
+        kernels::pack_f32(count_, depth_, b, to + d * size_);
+      } else {
+        kernels::pack_f64(count_, depth_, b, to + d * size_);
+      }
+    });
+  }
+
+  // Rows of `to`, `stride` apart, += `rows` states times the weights of direction d.
+  void multiply(std::int64_t d, std::int64_t rows, const T* states, T* to,
+                std::int64_t stride) const {
+    const T* packed = packed_.data<T>() + d * size_;
+    const Matrix<const T> a{states, depth_, 1};
+    const Matrix<T> c{to, stride, 1};
+    if constexpr (std::is_same_v<T, float>) {
+      kernels::product_packed_f32(rows, count_, depth_, a, packed, c);
+    } else {
+      kernels::product_packed_f64(rows, count_, depth_, a, packed, c);
+    }
+  }
+
+ private:
+  std::int64_t count_;
+  std::int64_t depth_;
+  std::int64_t size_;
+  Tensor packed_;
+};
 
 template <class T>
 void clip(const Recurrence& net, T* values, std::int64_t count) {
@@ -371,6 +412,7 @@ void rnn(Call& call) {
   visit_wide(call, in.x.type(), [&]<class T> {
     const T* bias = in.bias ? in.bias->data<T>() : nullptr;
     Tensor sums = project<T>(call, net, in.x, in.w, bias, [](std::int64_t) { return true; });
+    const StateWeights<T> weights(call, net, in.r, 0, net.hidden);
     const std::int64_t rows = net.steps * net.batch;
     for_each_block(net, [&](std::int64_t d, std::int64_t begin, std::int64_t end) {
       std::vector<T> state = initial_rows<T>(net, in.h, d, begin, end);
@@ -379,9 +421,8 @@ void rnn(Call& call) {
       run_block<T>(
           net, d, begin, end, state, out.y,
           [&](std::int64_t t) {
-            gemm(end - begin, net.hidden, net.hidden, Matrix<const T>{state.data(), net.hidden, 1},
-                 Matrix<const T>{in.r.data<T>() + d * net.hidden * net.hidden, 1, net.hidden},
-                 Matrix<T>{gates + net.x_row(t, begin) * net.hidden, stride, 1});
+            weights.multiply(d, end - begin, state.data(), gates + net.x_row(t, begin) * net.hidden,
+                             stride);
           },
           [&](std::int64_t t, std::int64_t b) {
             T* gate = gates + net.x_row(t, b) * net.hidden;
@@ -406,21 +447,20 @@ void gru(Call& call) {
     const T* bias = in.bias ? in.bias->data<T>() : nullptr;
     Tensor sums = project<T>(call, net, in.x, in.w, bias,
                              [&](std::int64_t gate) { return gate < 2 || !linear_first; });
+    const StateWeights<T> gate_weights(call, net, in.r, 0, 2 * size);
+    const StateWeights<T> hidden_weights(call, net, in.r, 2 * size, size);
     const std::int64_t rows = net.steps * net.batch;
     for_each_block(net, [&](std::int64_t d, std::int64_t begin, std::int64_t end) {
       std::vector<T> state = initial_rows<T>(net, in.h, d, begin, end);
       std::vector<T> reset(state.size());
       std::vector<T> linear(state.size());
       T* gates = sums.mutable_data<T>() + d * rows * width;
-      const T* r = in.r.data<T>() + d * width * size;
-      const Matrix<const T> hidden_weights{r + 2 * size * size, 1, size};
       const std::int64_t stride = (net.batch_first ? net.steps : 1) * width;
       run_block<T>(
           net, d, begin, end, state, out.y,
           [&](std::int64_t t) {
             T* first = gates + net.x_row(t, begin) * width;
-            gemm(end - begin, 2 * size, size, Matrix<const T>{state.data(), size, 1},
-                 Matrix<const T>{r, 1, size}, Matrix<T>{first, stride, 1});
+            gate_weights.multiply(d, end - begin, state.data(), first, stride);
             for (std::int64_t b = begin; b < end; ++b) {
               T* gate = gates + net.x_row(t, b) * width;
               clip(net, gate, 2 * size);
@@ -431,8 +471,7 @@ void gru(Call& call) {
               for (std::int64_t i = 0; i < size; ++i) to[i] = rt[i] * h[i];
             }
             if (!linear_first) {
-              gemm(end - begin, size, size, Matrix<const T>{reset.data(), size, 1}, hidden_weights,
-                   Matrix<T>{first + 2 * size, stride, 1});
+              hidden_weights.multiply(d, end - begin, reset.data(), first + 2 * size, stride);
               return;
             }
             for (std::int64_t b = 0; b < end - begin; ++b) {
@@ -441,8 +480,7 @@ void gru(Call& call) {
                     bias == nullptr ? T(0) : bias[d * 2 * width + width + 2 * size + i];
               }
             }
-            gemm(end - begin, size, size, Matrix<const T>{state.data(), size, 1}, hidden_weights,
-                 Matrix<T>{linear.data(), size, 1});
+            hidden_weights.multiply(d, end - begin, state.data(), linear.data(), size);
           },
           [&](std::int64_t t, std::int64_t b) {
             T* gate = gates + net.x_row(t, b) * width;
@@ -477,6 +515,7 @@ void lstm(Call& call) {
     const std::int64_t width = net.width();
     const T* bias = in.bias ? in.bias->data<T>() : nullptr;
     Tensor sums = project<T>(call, net, in.x, in.w, bias, [](std::int64_t) { return true; });
+    const StateWeights<T> weights(call, net, in.r, 0, width);
     const std::int64_t rows = net.steps * net.batch;
     for_each_block(net, [&](std::int64_t d, std::int64_t begin, std::int64_t end) {
       std::vector<T> state = initial_rows<T>(net, in.h, d, begin, end);
@@ -497,9 +536,8 @@ void lstm(Call& call) {
       run_block<T>(
           net, d, begin, end, state, out.y,
           [&](std::int64_t t) {
-            gemm(end - begin, width, size, Matrix<const T>{state.data(), size, 1},
-                 Matrix<const T>{in.r.data<T>() + d * width * size, 1, size},
-                 Matrix<T>{gates + net.x_row(t, begin) * width, stride, 1});
+            weights.multiply(d, end - begin, state.data(), gates + net.x_row(t, begin) * width,
+                             stride);
           },
           [&](std::int64_t t, std::int64_t b) {
             T* input = gates + net.x_row(t, b) * width;

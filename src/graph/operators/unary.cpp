@@ -13,6 +13,7 @@
 #include "graph/operators/cast.hpp"
 #include "graph/operators/chunk.hpp"
 #include "graph/operators/types.hpp"
+#include "kernels/curves.hpp"
 
 namespace moptcore::inline v0::graph {
 
@@ -222,11 +223,65 @@ struct Sign {
   }
 };
 
+using Kernel = void (*)(const float*, std::int64_t, float*) noexcept;
+
+template <Kernel kKernel>
+void kernel_loop(const void* x, void* y, std::int64_t count, const void*) {
+  kKernel(static_cast<const float*>(x), count, static_cast<float*>(y));
+}
+
+// y = x times a gate of x: prepare makes what the kernel takes, finish what becomes of it.
+template <Kernel kKernel, class Prepare, class Finish>
+void gated_loop(const void* x, void* y, std::int64_t count, Prepare&& prepare, Finish&& finish) {
+  float gates[kChunk];
+  for (std::int64_t first = 0; first < count; first += kChunk) {
+    const std::int64_t n = std::min(kChunk, count - first);
+    const float* from = static_cast<const float*>(x) + first;
+    float* to = static_cast<float*>(y) + first;
+    for (std::int64_t i = 0; i < n; ++i) gates[i] = prepare(from[i]);
+    kKernel(gates, n, gates);
+    for (std::int64_t i = 0; i < n; ++i) to[i] = finish(from[i], gates[i]);
+  }
+}
+
+void gelu_loop(const void* x, void* y, std::int64_t count, const void*) {
+  gated_loop<kernels::erf_f32>(
+      x, y, count, [](float v) { return v * 0.70710678118654752f; },
+      [](float v, float gate) { return 0.5f * v * (1.0f + gate); });
+}
+
+void gelu_tanh_loop(const void* x, void* y, std::int64_t count, const void*) {
+  gated_loop<kernels::tanh_f32>(
+      x, y, count, [](float v) { return 0.79788456080286536f * (v + 0.044715f * v * v * v); },
+      [](float v, float gate) { return 0.5f * v * (1.0f + gate); });
+}
+
+// The loop over float32.
+template <class Op>
+constexpr UnaryLoop kFloatLoop = unary_loop<Op, float>;
+template <>
+constexpr UnaryLoop kFloatLoop<Floor> = kernel_loop<kernels::floor_f32>;
+template <>
+constexpr UnaryLoop kFloatLoop<Ceil> = kernel_loop<kernels::ceil_f32>;
+template <>
+constexpr UnaryLoop kFloatLoop<Round> = kernel_loop<kernels::round_f32>;
+template <>
+constexpr UnaryLoop kFloatLoop<Erf> = kernel_loop<kernels::erf_f32>;
+template <>
+constexpr UnaryLoop kFloatLoop<Sigmoid> = kernel_loop<kernels::sigmoid_f32>;
+template <>
+constexpr UnaryLoop kFloatLoop<Tanh> = kernel_loop<kernels::tanh_f32>;
+template <>
+constexpr UnaryLoop kFloatLoop<Gelu> = gelu_loop;
+template <>
+constexpr UnaryLoop kFloatLoop<GeluTanh> = gelu_tanh_loop;
+
 template <class Op>
 void run_floats(Call& call, const Op& op = Op()) {
   const Tensor& x = call.input(0);
   const UnaryLoop loop = visit_floats(call, arithmetic_type(x.type()), []<class T>() -> UnaryLoop {
     if constexpr (kIsHalf<T>) return nullptr;
+    else if constexpr (std::is_same_v<T, float>) return kFloatLoop<Op>;
     else return unary_loop<Op, T>;
   });
   run_unary(call, x, x.type(), loop, &op);
