@@ -13,6 +13,7 @@
 #include "graph/operators/cast.hpp"
 #include "graph/operators/chunk.hpp"
 #include "graph/operators/types.hpp"
+#include "kernels/fold.hpp"
 
 namespace moptcore::inline v0::graph {
 namespace {
@@ -226,6 +227,24 @@ struct Min {
   }
 };
 
+template <class Op, class... Others>
+constexpr bool kIsOneOf = (std::is_same_v<Op, Others> || ...);
+
+// What has a kernel for float32: sums in double, extremes.
+template <class Op, class T>
+constexpr bool kFoldsSums =
+    std::is_same_v<T, float> && kIsOneOf<Op, Sum, Mean, LogSum, SumSquare, L2, L1>;
+template <class Op, class T>
+constexpr bool kFoldsExtremes = std::is_same_v<T, float> && kIsOneOf<Op, Max, Min>;
+
+template <class Op>
+constexpr kernels::Sum kSumOf = kIsOneOf<Op, SumSquare, L2> ? kernels::Sum::squares
+                                : std::is_same_v<Op, L1>    ? kernels::Sum::magnitudes
+                                                            : kernels::Sum::values;
+template <class Op>
+constexpr kernels::Extreme kExtremeOf =
+    std::is_same_v<Op, Max> ? kernels::Extreme::greatest : kernels::Extreme::least;
+
 // Axes of one kind that lie one behind the other made one; those of extent 1 left out.
 struct Axes {
   int count = 0;
@@ -295,10 +314,62 @@ void for_each_reduced_run(const Axes& axes, F&& f) {
   }
 }
 
+// Outputs [first, last) by the kernels, where each is made of one row and the rows follow each
+// other.
+template <class Op>
+void fold_rows(std::int64_t first, std::int64_t last, std::int64_t count, const float* x,
+               float* y) {
+  if constexpr (kFoldsExtremes<Op, float>) {
+    kernels::extreme_rows_f32(kExtremeOf<Op>, x + first * count, last - first, count, y + first);
+  } else {
+    double sums[kStrip];
+    for (; first < last; first += kStrip) {
+      const std::int64_t rows = std::min(kStrip, last - first);
+      kernels::sum_rows_f32(kSumOf<Op>, x + first * count, rows, count, sums);
+      for (std::int64_t i = 0; i < rows; ++i) {
+        y[first + i] = Op::template last<float>(sums[i], count);
+      }
+    }
+  }
+}
+
+// One output of the runs that `reduced` has from x on.
+template <class Op>
+float fold_runs(const Axes& reduced, std::int64_t count, const float* x) {
+  if constexpr (kFoldsExtremes<Op, float>) {
+    float best = Op::template first<float>();
+    for_each_reduced_run(reduced, [&](std::int64_t offset, std::int64_t run) {
+      float of_run = 0;
+      kernels::extreme_rows_f32(kExtremeOf<Op>, x + offset, 1, run, &of_run);
+      best = Op::template add<float>(best, of_run);
+    });
+    return best;
+  } else {
+    double lanes[kernels::kFoldLanes] = {};
+    for_each_reduced_run(reduced, [&](std::int64_t offset, std::int64_t run) {
+      kernels::sum_lanes_f32(kSumOf<Op>, x + offset, run, lanes);
+    });
+    for (std::int64_t width = kernels::kFoldLanes / 2; width > 0; width /= 2) {
+      for (std::int64_t lane = 0; lane < width; ++lane) lanes[lane] += lanes[lane + width];
+    }
+    return Op::template last<float>(lanes[0], count);
+  }
+}
+
 template <class Op, class T>
 void reduce_rows(const Plan& plan, std::int64_t outputs, std::int64_t count, const T* x, T* y) {
   using State = typename Op::template State<T>;
   const std::int64_t grain = std::max<std::int64_t>(1, kWork / count);
+  if constexpr (kFoldsSums<Op, T> || kFoldsExtremes<Op, T>) {
+    const bool follow = plan.reduced.count == 1 && plan.kept.count <= 1;
+    parallel_for(outputs, grain, [&](std::int64_t first, std::int64_t last) {
+      if (follow) return fold_rows<Op>(first, last, count, x, y);
+      for (std::int64_t i = first; i < last; ++i) {
+        y[i] = fold_runs<Op>(plan.reduced, count, x + plan.kept.offset(i));
+      }
+    });
+    return;
+  }
   parallel_for(outputs, grain, [&](std::int64_t first, std::int64_t last) {
     for (std::int64_t i = first; i < last; ++i) {
       const T* from = x + plan.kept.offset(i);
@@ -342,6 +413,12 @@ void reduce_columns(const Plan& plan, std::int64_t outputs, std::int64_t count, 
       State states[kStrip];
       for (std::int64_t j = 0; j < many; ++j) states[j] = Op::template first<T>();
       for_each_reduced_run(reduced, [&](std::int64_t offset, std::int64_t run) {
+        if constexpr (kFoldsSums<Op, T>) {
+          return kernels::sum_columns_f32(kSumOf<Op>, from + offset, run, inner, many, states);
+        } else if constexpr (kFoldsExtremes<Op, T>) {
+          return kernels::extreme_columns_f32(kExtremeOf<Op>, from + offset, run, inner, many,
+                                              states);
+        }
         for (std::int64_t k = 0; k < run; ++k) {
           const T* row = from + offset + k * inner;
           for (std::int64_t j = 0; j < many; ++j) {

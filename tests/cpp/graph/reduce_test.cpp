@@ -118,6 +118,26 @@ TEST_CASE("reductions of nothing give what ONNX says", "[graph]") {
   CHECK_THROWS_AS(run("ReduceSum", {bytes}), DTypeError);
 }
 
+TEST_CASE("ReduceMax and ReduceMin give NaN wherever it lies, along rows and columns", "[graph]") {
+  constexpr std::int64_t kExtent = 19;
+  for (std::int64_t odd = 0; odd < kExtent; ++odd) {
+    std::vector<float> numbers(3 * kExtent, 1.0f);
+    numbers[kExtent + odd] = kNaN;
+    const Tensor x = Tensor::of<float>(Shape{3, kExtent}, numbers);
+    for (const std::string op : {"ReduceMax", "ReduceMin"}) {
+      CAPTURE(op, odd);
+      const auto rows = values<float>(run(op, {x, axes({1})}));
+      CHECK(rows[0] == 1.0f);
+      CHECK(std::isnan(rows[1]));
+      CHECK(rows[2] == 1.0f);
+      const auto columns = values<float>(run(op, {x, axes({0})}));
+      for (std::int64_t j = 0; j < kExtent; ++j) {
+        CHECK((j == odd ? std::isnan(columns[j]) : columns[j] == 1.0f));
+      }
+    }
+  }
+}
+
 TEST_CASE("ReduceLogSumExp neither overflows nor loses infinities", "[graph]") {
   const Tensor x =
       Tensor::of<float>(Shape{4, 3}, {1000, 1000, 1000,     //
