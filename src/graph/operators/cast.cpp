@@ -12,6 +12,7 @@
 #include <moptcore/graph/operator.hpp>
 #include "graph/operators/chunk.hpp"
 #include "graph/operators/types.hpp"
+#include "kernels/convert.hpp"
 
 namespace moptcore::inline v0::graph {
 namespace {
@@ -124,10 +125,11 @@ void load(ElementType type, const void* data, std::int64_t first, std::int64_t c
 template <class T, class F>
 T saturated(F value) {
   constexpr F kEnd = static_cast<F>(std::numeric_limits<T>::max() / 2 + 1) * F(2);
+  constexpr F kLeast = static_cast<F>(std::numeric_limits<T>::min());
+  if (value >= kLeast && value < kEnd) [[likely]]
+    return static_cast<T>(value);
   if (value != value) return 0;
-  if (value >= kEnd) return std::numeric_limits<T>::max();
-  if (value < static_cast<F>(std::numeric_limits<T>::min())) return std::numeric_limits<T>::min();
-  return static_cast<T>(value);
+  return value < kLeast ? std::numeric_limits<T>::min() : std::numeric_limits<T>::max();
 }
 
 template <class T, class C>
@@ -224,6 +226,65 @@ void store(ElementType type, Carrier carrier, const Carried& from, std::int64_t 
     case Carrier::single: return store(type, from.floats, first, count, data, rounding);
     case Carrier::wide: return store(type, from.doubles, first, count, data, rounding);
   }
+}
+
+// Elements [first, last) of `data` as others, where that needs no carrier.
+using DirectLoop = void (*)(const void* data, std::int64_t first, std::int64_t last, void* to);
+
+template <auto kKernel, class From, class To>
+void kernel_loop(const void* data, std::int64_t first, std::int64_t last, void* to) {
+  kKernel(static_cast<const From*>(data) + first, last - first, static_cast<To*>(to) + first);
+}
+
+template <class From, class To>
+void plain_loop(const void* data, std::int64_t first, std::int64_t last, void* to) {
+  narrow<To>(static_cast<const From*>(data) + first, first, last - first, to);
+}
+
+void truth_loop(const void* data, std::int64_t first, std::int64_t last, void* to) {
+  const auto* from = static_cast<const std::uint8_t*>(data);
+  for (std::int64_t i = first; i < last; ++i) {
+    static_cast<float*>(to)[i] = from[i] != 0 ? 1.0f : 0.0f;
+  }
+}
+
+DirectLoop loop_to_float(ElementType from) {
+  switch (from) {
+    case ElementType::float16: return kernel_loop<kernels::widen_f16, float16, float>;
+    case ElementType::bfloat16: return kernel_loop<kernels::widen_bf16, bfloat16, float>;
+    case ElementType::boolean: return truth_loop;
+    case ElementType::int8: return plain_loop<std::int8_t, float>;
+    case ElementType::uint8: return plain_loop<std::uint8_t, float>;
+    case ElementType::int32: return plain_loop<std::int32_t, float>;
+    case ElementType::float64: return plain_loop<double, float>;
+    default: return nullptr;
+  }
+}
+
+DirectLoop loop_of_float(ElementType to) {
+  switch (to) {
+    case ElementType::float16: return kernel_loop<kernels::narrow_f16, float, float16>;
+    case ElementType::bfloat16: return kernel_loop<kernels::narrow_bf16, float, bfloat16>;
+    case ElementType::int32: return kernel_loop<kernels::truncate_f32, float, std::int32_t>;
+    case ElementType::int64: return plain_loop<float, std::int64_t>;
+    case ElementType::uint8: return plain_loop<float, std::uint8_t>;
+    case ElementType::int8: return plain_loop<float, std::int8_t>;
+    case ElementType::float64: return plain_loop<float, double>;
+    default: return nullptr;
+  }
+}
+
+// Null where there is none.
+DirectLoop direct_loop(ElementType from, ElementType to) {
+  if (to == ElementType::float32) return loop_to_float(from);
+  if (from == ElementType::float32) return loop_of_float(to);
+  if (from == ElementType::int64 && to == ElementType::int32) {
+    return plain_loop<std::int64_t, std::int32_t>;
+  }
+  if (from == ElementType::int32 && to == ElementType::int64) {
+    return plain_loop<std::int32_t, std::int64_t>;
+  }
+  return nullptr;
 }
 
 std::string_view trimmed(std::string_view text) {
@@ -422,6 +483,11 @@ Tensor cast_tensor(const Call& call, const Tensor& from, ElementType to,
     parse_strings(call, from, result, rounding);
   } else if (formats) {
     format_strings(from, carrier, result);
+  } else if (const DirectLoop loop = direct_loop(from.type(), to); loop != nullptr) {
+    void* const data = result.mutable_raw();
+    parallel_for(from.size(), 32 * kChunk, [&](std::int64_t first, std::int64_t last) {
+      loop(from.raw(), first, last, data);
+    });
   } else {
     void* const data = result.mutable_raw();
     parallel_for(from.size(), 32 * kChunk, [&](std::int64_t begin, std::int64_t end) {

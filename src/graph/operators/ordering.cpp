@@ -40,14 +40,28 @@ struct Ranked {
 template <class T>
 void top_of_lane(const T* in, std::int64_t extent, std::int64_t step, bool largest, bool sorted,
                  std::int64_t k, std::vector<Ranked<T>>& lane, T* values, std::int64_t* indices) {
-  lane.resize(static_cast<std::size_t>(extent));
-  for (std::int64_t i = 0; i < extent; ++i) lane[i] = {in[i * step], i};
   const auto before = [largest](const Ranked<T>& a, const Ranked<T>& b) {
     const int order = compared(a.value, b.value);
     if (order == 0) return a.index < b.index;
     return largest ? order > 0 : order < 0;
   };
-  if (k < extent) std::nth_element(lane.begin(), lane.begin() + k, lane.end(), before);
+  if (k <= extent / 16) {
+    // A heap of the first ones so far, the last of them on top, which few elements get past.
+    lane.resize(static_cast<std::size_t>(k));
+    for (std::int64_t i = 0; i < k; ++i) lane[i] = {in[i * step], i};
+    std::make_heap(lane.begin(), lane.end(), before);
+    for (std::int64_t i = k; i < extent; ++i) {
+      const Ranked<T> next{in[i * step], i};
+      if (!before(next, lane.front())) continue;
+      std::pop_heap(lane.begin(), lane.end(), before);
+      lane.back() = next;
+      std::push_heap(lane.begin(), lane.end(), before);
+    }
+  } else {
+    lane.resize(static_cast<std::size_t>(extent));
+    for (std::int64_t i = 0; i < extent; ++i) lane[i] = {in[i * step], i};
+    if (k < extent) std::nth_element(lane.begin(), lane.begin() + k, lane.end(), before);
+  }
   if (sorted) std::sort(lane.begin(), lane.begin() + k, before);
   for (std::int64_t i = 0; i < k; ++i) {
     values[i * step] = lane[i].value;

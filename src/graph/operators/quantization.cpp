@@ -560,34 +560,39 @@ Tensor centered(Call& call, int index, int zero_index, int axis, const Shape& ma
   if (type != ElementType::int8 && type != ElementType::uint8 && !small) {
     refuse_type(call, "elements must be int8, uint8 or float8", type);
   }
-  const Tensor codes = numbers(call, given);
   const Tensor zeros =
       call.has(zero_index) ? numbers(call, call.input(zero_index, type)) : Tensor::scalar(0.0f);
   const LineParameter zero(call, zeros, matrix, axis);
   Tensor result = call.environment().allocate(type_of<Wide>(), matrix);
   const std::int64_t rows = matrix[matrix.rank() - 2];
   const std::int64_t columns = matrix.back();
-  const float* in = codes.data<float>();
   Wide* out = result.mutable_data<Wide>();
   if (result.size() == 0) return result;
-  std::vector<float> points(static_cast<std::size_t>(columns));
-  for (std::int64_t row = 0; row < result.size() / columns; ++row) {
-    // Those of columns change from batch to batch, those of rows from row to row.
-    if (axis == 2 || row % rows == 0) {
-      for (std::int64_t column = 0; column < columns; ++column) {
-        points[column] = static_cast<float>(zero.at(row / rows, axis == 2 ? row % rows : column));
+  const auto run = [&]<class Code>(const Code* in) {
+    const std::int64_t grain = std::max<std::int64_t>(1, kGrain / columns);
+    parallel_for(result.size() / columns, grain, [&](std::int64_t first, std::int64_t last) {
+      std::vector<Wide> points(static_cast<std::size_t>(columns));
+      for (std::int64_t row = first; row < last; ++row) {
+        // Those of columns change from batch to batch, those of rows from row to row.
+        if (row == first || axis == 2 || row % rows == 0) {
+          for (std::int64_t column = 0; column < columns; ++column) {
+            if (axis == 2 && column > 0) points[column] = points[0];
+            else
+              points[column] =
+                  static_cast<Wide>(zero.at(row / rows, axis == 2 ? row % rows : column));
+          }
+        }
+        const Code* from = in + row * columns;
+        Wide* to = out + row * columns;
+        for (std::int64_t column = 0; column < columns; ++column) {
+          to[column] = static_cast<Wide>(static_cast<Wide>(from[column]) - points[column]);
+        }
       }
-    }
-    const float* from = in + row * columns;
-    Wide* to = out + row * columns;
-    for (std::int64_t column = 0; column < columns; ++column) {
-      if constexpr (std::is_same_v<Wide, double>) {
-        to[column] = static_cast<double>(from[column]) - static_cast<double>(points[column]);
-      } else {
-        to[column] = static_cast<Wide>(from[column] - points[column]);
-      }
-    }
-  }
+    });
+  };
+  if (std::is_same_v<Wide, double>) run(numbers(call, given).template data<float>());
+  else if (type == ElementType::int8) run(given.data<std::int8_t>());
+  else run(given.data<std::uint8_t>());
   return result;
 }
 

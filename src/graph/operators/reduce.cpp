@@ -569,6 +569,24 @@ void rank_lines(const AlongAxis& cut, const T* x, std::int64_t* y) {
   });
 }
 
+// The same of lines that follow each other, by the kernel that finds the extreme.
+template <bool kGreatest, bool kLast>
+void rank_rows(std::int64_t rows, std::int64_t count, const float* x, std::int64_t* y) {
+  constexpr auto kExtreme = kGreatest ? kernels::Extreme::greatest : kernels::Extreme::least;
+  parallel_for(rows, std::max<std::int64_t>(1, kWork / count),
+               [&](std::int64_t first, std::int64_t last) {
+                 for (std::int64_t row = first; row < last; ++row) {
+                   const float* line = x + row * count;
+                   float best = 0;
+                   kernels::extreme_rows_f32(kExtreme, line, 1, count, &best);
+                   std::int64_t at = kLast ? count - 1 : 0;
+                   const auto found = [&] { return line[at] == best || line[at] != line[at]; };
+                   while (!found()) at += kLast ? -1 : 1;
+                   y[row] = at;
+                 }
+               });
+}
+
 template <bool kGreatest>
 void arg_extreme(Call& call) {
   const Tensor& given = call.input(0);
@@ -589,6 +607,13 @@ void arg_extreme(Call& call) {
   const auto run = [&]<class T>(ElementType wide) {
     const Tensor x = cast_tensor(call, given, wide);
     std::int64_t* const y = out.mutable_data<std::int64_t>();
+    if constexpr (std::is_same_v<T, float>) {
+      if (cut.inner == 1 && cut.extent > 1) {
+        if (last) rank_rows<kGreatest, true>(cut.outer, cut.extent, x.template data<float>(), y);
+        else rank_rows<kGreatest, false>(cut.outer, cut.extent, x.template data<float>(), y);
+        return;
+      }
+    }
     if (last) rank_lines<kGreatest, true>(cut, x.data<T>(), y);
     else rank_lines<kGreatest, false>(cut, x.data<T>(), y);
   };

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Resize and Upsample: one axis after the other, each by a table of taps and weights.
+#include <algorithm>
 #include <array>
 #include <cmath>
 #include <cstring>
@@ -233,16 +234,35 @@ void interpolate(const Table& table, const Split& split, std::int64_t input, std
   });
 }
 
+// How often each element of the input follows itself, where that is all that happens; else 0.
+std::int64_t repeats_of(const Table& table, std::int64_t input, std::int64_t output) {
+  if (input == 0 || output % input != 0) return 0;
+  const std::int64_t repeats = output / input;
+  for (std::int64_t i = 0; i < output; ++i) {
+    if (table.taps[i] != i / repeats) return 0;
+  }
+  return repeats;
+}
+
 // Copies rows of `inner` elements; `fill` where there is no tap.
 template <class T>
 void gather(const Table& table, const Split& split, std::int64_t input, std::int64_t output,
             const T& fill, const T* x, T* y) {
   const std::int64_t inner = split.inner;
   const std::int64_t grain = std::max<std::int64_t>(kGrain / (output * inner), 1);
+  const std::int64_t repeats = inner == 1 ? repeats_of(table, input, output) : 0;
   parallel_for(split.outer, grain, [&](std::int64_t first, std::int64_t last) {
     for (std::int64_t o = first; o < last; ++o) {
       const T* from = x + o * input * inner;
       T* to = y + o * output * inner;
+      if (repeats == 2) {
+        for (std::int64_t i = 0; i < input; ++i) to[2 * i] = to[2 * i + 1] = from[i];
+        continue;
+      }
+      if (repeats > 0) {
+        for (std::int64_t i = 0; i < input; ++i, to += repeats) std::fill_n(to, repeats, from[i]);
+        continue;
+      }
       for (std::int64_t i = 0; i < output; ++i, to += inner) {
         if (table.taps[i] < 0) std::fill_n(to, inner, fill);
         else if (inner == 1) *to = from[table.taps[i]];
@@ -280,10 +300,9 @@ std::array<std::uint8_t, 16> element_of(const Call& call, ElementType type, doub
 // One axis after the other: f(table, split, plan of the axis, from, to) fills what is not empty.
 template <class F>
 Tensor resize_axes(Call& call, const Method& method, const std::vector<AxisPlan>& plan,
-                   const Tensor& input, const std::vector<bool>& changed, F&& f) {
+                   const Tensor& input, const std::vector<int>& order, F&& f) {
   Tensor x = input;
-  for (int axis = 0; axis < x.rank(); ++axis) {
-    if (!changed[axis]) continue;
+  for (const int axis : order) {
     Shape shape = x.shape();
     shape[axis] = plan[axis].output;
     Tensor y = call.environment().allocate(x.type(), shape);
@@ -293,9 +312,28 @@ Tensor resize_axes(Call& call, const Method& method, const std::vector<AxisPlan>
   return x;
 }
 
+std::vector<int> in_order(const std::vector<bool>& changed) {
+  std::vector<int> order;
+  for (int axis = 0; axis < static_cast<int>(changed.size()); ++axis) {
+    if (changed[axis]) order.push_back(axis);
+  }
+  return order;
+}
+
+// Where the result does not depend on the order: first what shrinks, then what grows from the last
+// axis on, so that most elements are copied in long rows.
+std::vector<int> by_size(const std::vector<bool>& changed, const std::vector<AxisPlan>& plan) {
+  std::vector<int> order = in_order(changed);
+  const auto grows = [&](int axis) { return plan[axis].output > plan[axis].input; };
+  const auto growing =
+      std::stable_partition(order.begin(), order.end(), [&](int axis) { return !grows(axis); });
+  std::reverse(growing, order.end());
+  return order;
+}
+
 Tensor resize_nearest(Call& call, const Method& method, const std::vector<AxisPlan>& plan,
                       const Tensor& input, const std::vector<bool>& changed) {
-  return resize_axes(call, method, plan, input, changed,
+  return resize_axes(call, method, plan, input, by_size(changed, plan),
                      [&](const Table& table, const Split& split, const AxisPlan& axis,
                          const Tensor& x, Tensor& y) {
                        if (x.type() == ElementType::string) {
@@ -315,7 +353,7 @@ Tensor resize_nearest(Call& call, const Method& method, const std::vector<AxisPl
 
 Tensor resize_smooth(Call& call, const Method& method, const std::vector<AxisPlan>& plan,
                      const Tensor& input, const std::vector<bool>& changed) {
-  return resize_axes(call, method, plan, input, changed,
+  return resize_axes(call, method, plan, input, in_order(changed),
                      [&](const Table& table, const Split& split, const AxisPlan& axis,
                          const Tensor& x, Tensor& y) {
                        visit_wide(call, x.type(), [&]<class T> {

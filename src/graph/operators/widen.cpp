@@ -1,12 +1,25 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "graph/operators/widen.hpp"
 
+#include "kernels/convert.hpp"
+
 namespace moptcore::inline v0::graph {
 namespace {
 
 template <class From, class To>
 void convert(const From* from, To* to, std::int64_t count) {
   parallel_for(count, kGrain, [&](std::int64_t first, std::int64_t last) {
+    const std::int64_t n = last - first;
+    if constexpr (std::is_same_v<From, float16> && std::is_same_v<To, float>) {
+      return kernels::widen_f16(from + first, n, to + first);
+    } else if constexpr (std::is_same_v<From, bfloat16> && std::is_same_v<To, float>) {
+      return kernels::widen_bf16(from + first, n, to + first);
+    } else if constexpr (std::is_same_v<From, float> && std::is_same_v<To, float16>) {
+      return kernels::narrow_f16(from + first, n, to + first);
+    } else if constexpr (std::is_same_v<From, float> && std::is_same_v<To, bfloat16>) {
+      return kernels::narrow_bf16(from + first, n, to + first);
+    }
+    static_cast<void>(n);
     for (std::int64_t i = first; i < last; ++i) {
       to[i] = To(static_cast<Arithmetic<To>>(static_cast<Arithmetic<From>>(from[i])));
     }
