@@ -234,3 +234,28 @@ TEST_CASE("IsInf and IsNaN read small floats too", "[graph]") {
   CHECK(values<bool>(run("IsInf", {x}, {{{"detect_negative", std::int64_t{0}}}})) ==
         std::vector<bool>{false, false, true, false});
 }
+
+TEST_CASE("an int64 becomes the nearest float, whatever its size and that of others", "[graph]") {
+  constexpr auto kMost = std::numeric_limits<std::int64_t>::max();
+  std::vector<std::int64_t> near = {0, 1, -1, 16777217, -16777219, 33554435};
+  for (int bit = 24; bit < 51; ++bit) {
+    for (const std::int64_t offset : {-1, 0, 1}) {
+      near.push_back((std::int64_t{1} << bit) + offset);
+      near.push_back(-(std::int64_t{3} << (bit - 1)) + offset);
+    }
+  }
+  near.push_back((std::int64_t{1} << 51) - 1);
+  near.push_back(-(std::int64_t{1} << 51));
+  std::vector<std::int64_t> far = near;
+  far.insert(far.end(), {std::int64_t{1} << 51, -(std::int64_t{1} << 51) - 1, kMost, -kMost - 1,
+                         (std::int64_t{1} << 53) + 1, 0x4000004000000001});
+  for (const auto& numbers : {near, far}) {
+    const auto count = static_cast<std::int64_t>(numbers.size());
+    const Tensor x = Tensor::of<std::int64_t>(Shape{count}, numbers);
+    const auto given = values<float>(cast(x, ElementType::float32));
+    for (std::int64_t i = 0; i < count; ++i) {
+      CAPTURE(numbers[i]);
+      CHECK(given[i] == static_cast<float>(numbers[i]));
+    }
+  }
+}
