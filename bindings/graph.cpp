@@ -42,6 +42,9 @@ auto with_os_errors(F&& f) {
 }
 
 std::string path_of(const py::object& path) {
+  check<DTypeError>(!py::hasattr(path, "SerializeToString"), "graph.load",
+                    "path_or_bytes must be a path or bytes, pass model.SerializeToString()",
+                    py::str(py::type::of(path).attr("__name__")).cast<std::string>());
   return py::bytes(py::module_::import("os").attr("fsencode")(path));
 }
 
@@ -102,9 +105,16 @@ GraphModel load(const py::object& source, const std::optional<py::object>& exter
   });
 }
 
+// Older opsets are written at this one where no other is asked for.
+constexpr std::int64_t kWrittenOpset = 13;
+
 // The model as it is, or a newer one.
 std::shared_ptr<const graph::Model> at_opset(const GraphModel& model, std::int64_t opset) {
-  if (opset == 0) return model.share();
+  const auto own = model.get().opsets.find("");
+  const bool old = own != model.get().opsets.end() && own->second < kWrittenOpset;
+  if (opset == 0 && !old) return model.share();
+  if (own != model.get().opsets.end() && own->second == opset) return model.share();
+  if (opset == 0) opset = kWrittenOpset;
   auto newer = std::make_shared<graph::Model>(model.get());
   graph::upgrade(*newer, opset);
   return newer;
@@ -227,9 +237,11 @@ void bind_graph(py::module_ m) {
           "Plain loops, one operator after the other: slow, and what faster ways are compared\n"
           "with. Arrays of every framework are read; NumPy arrays are returned, lists of them for\n"
           "sequences, None for an optional without a value.")
-      .def("to_bytes", &to_bytes, py::kw_only(), "opset"_a = py::none(),
-           "The bytes of an ONNX file, at most 2 GiB of them.\n\n"
-           "`opset` asks for a newer version of ONNX's operators than the model's, of 13 to 28.")
+      .def(
+          "to_bytes", &to_bytes, py::kw_only(), "opset"_a = py::none(),
+          "The bytes of an ONNX file, at most 2 GiB of them.\n\n"
+          "`opset` asks for a newer version of ONNX's operators than the model's, of 13 to 28, or\n"
+          "for the model's own; without it a model below 13 is written at 13.")
       .def("save", &save, "path"_a, py::kw_only(), "opset"_a = py::none(),
            "external_file"_a = py::none(), "external_from"_a = 1024,
            "Writes an ONNX file, which appears at `path` whole or not at all.\n\n"

@@ -28,6 +28,9 @@ namespace {
 graph::Model model_from(const py::object& source, const py::object& external_directory) {
   constexpr auto kWhere = "runtime.Session";
   if (py::isinstance<GraphModel>(source)) return source.cast<const GraphModel&>().get();
+  check<DTypeError>(!py::hasattr(source, "SerializeToString"), kWhere,
+                    "model must be a path, bytes or a graph.Model, pass model.SerializeToString()",
+                    py::str(py::type::of(source).attr("__name__")).cast<std::string>());
   if (PyObject_CheckBuffer(source.ptr()) == 0) {
     const py::object path = py::module_::import("os").attr("fspath")(source);
     if (py::isinstance<py::str>(path)) {

@@ -53,22 +53,24 @@ class Backend(base.Backend):
     def prepare(
         cls, model: Any, device: str = "CPU", *, engine: str = "evaluate", **kwargs: Any
     ) -> Prepared:
-        """Reads a ModelProto; raises UnsupportedError that names the operators it lacks.
+        """Reads a ModelProto, a path or the bytes of a file.
 
+        Raises UnsupportedError that names the operators it lacks.
         `engine` is "evaluate" for the plain loops of `graph`, "session" for moptcore.Session, which
         gets the other arguments.
         """
         if not cls.supports_device(device):
             raise UnsupportedError(f"[onnx_backend.prepare] device must be CPU, got {device!r}")
+        source = model.SerializeToString() if hasattr(model, "SerializeToString") else model
         if engine == "session":
             from moptcore.runtime import Session
 
-            return Prepared(Session(model.SerializeToString(), **kwargs))
+            return Prepared(Session(source, **kwargs))
         if engine != "evaluate":
             raise ValueError(
                 f"[onnx_backend.prepare] engine must be evaluate or session, got {engine!r}"
             )
-        return Prepared(graph.load(model.SerializeToString(), **kwargs))
+        return Prepared(graph.load(source, **kwargs))
 
     @classmethod
     def run_model(

@@ -219,14 +219,30 @@ Recipe choose_channels(const Model& model, const ChannelChoice& choice) {
 
 namespace {
 
+// What a recipe asks for that the model has not.
+std::string missing_of(const Recipe& recipe, const std::vector<Unified>& groups) {
+  for (const auto& [name, wanted] : recipe.groups) {
+    const auto found =
+        std::ranges::find(groups, name, [](const Unified& each) { return each.group.name; });
+    if (found == groups.end()) return "one with group '" + name + "', which the model lacks";
+    if (found->group.units() == wanted.units) continue;
+    return "one with " + std::to_string(wanted.units) + " units in group '" + name +
+           "', where the model has " + std::to_string(found->group.units());
+  }
+  return "one with the same groups, but other nodes, attributes or shapes (fingerprint " +
+         recipe.fingerprint + ")";
+}
+
 template <class F>
 Model applied(Model model, const Recipe& recipe, std::string_view where, F&& change) {
   const Model ready = channels::prepared(std::move(model));
   const std::string own = channels::fingerprint_of(ready);
-  check<FormatError>(recipe.fingerprint == own, where,
-                     "the recipe must be of this architecture, " + own, recipe.fingerprint);
   const Coupling all = channels::coupled(ready);
   const std::vector<Unified> groups = channels::grouped(all);
+  if (recipe.fingerprint != own) {
+    throw FormatError(error_text(where, "the recipe must be of this model's architecture",
+                                 missing_of(recipe, groups)));
+  }
   return change(all, Removed(all, groups, recipe, where));
 }
 

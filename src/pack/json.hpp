@@ -24,8 +24,8 @@ class Scanner {
       : text_(text), where_(where), what_(what) {}
 
   [[noreturn]] void fail(std::string_view rule) const {
-    throw FormatError(
-        error_text(where_, std::string(what_) + ": " + std::string(rule) + ", byte", at_));
+    throw FormatError(error_text(
+        where_, what_, "a fault at byte " + std::to_string(at_) + ": " + std::string(rule)));
   }
 
   void skip() {
@@ -43,7 +43,9 @@ class Scanner {
   }
 
   void expect(char c) {
-    if (!accept(c)) fail(std::string("there must be a '") + c + '\'');
+    if (accept(c)) return;
+    const std::string got = at_ == text_.size() ? "the end" : shown(text_.substr(at_, 1));
+    fail(std::string("there must be a '") + c + "', not " + got);
   }
 
   void end() {

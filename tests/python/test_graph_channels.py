@@ -97,10 +97,26 @@ def test_a_recipe_of_another_network_is_refused() -> None:
     other = graph.load(network("shufflenet", 0))
     recipe = graph.choose_channels(first)
     assert graph.fingerprint(first) == graph.fingerprint(graph.load(network("squeezenet", 5)))
-    with pytest.raises(moptcore.FormatError, match="architecture"):
+    name = next(iter(sorted(recipe.units)))
+    with pytest.raises(
+        moptcore.FormatError, match=f"architecture, got one with group '{name}', which the model"
+    ):
         graph.remove_channels(other, recipe)
-    with pytest.raises(moptcore.FormatError, match="JSON"):
-        graph.ChannelRecipe.from_json("[]")
+    resized = graph.ChannelRecipe("0" * 32, {name: recipe.units[name] + 1}, {name: [0]})
+    with pytest.raises(
+        moptcore.FormatError,
+        match=f"{recipe.units[name] + 1} units in group '{name}', where the model has ",
+    ):
+        graph.mask_channels(first, resized)
+    unlike = graph.ChannelRecipe("0" * 32, recipe.units, recipe.kept)
+    with pytest.raises(moptcore.FormatError, match="same groups, but other nodes"):
+        graph.mask_channels(first, unlike)
+    for text, fault in (
+        ("[]", r"a fault at byte 0: there must be a '{', not '\['$"),
+        ("{", """a fault at byte 1: there must be a '"', not the end$"""),
+    ):
+        with pytest.raises(moptcore.FormatError, match="must be JSON, got " + fault):
+            graph.ChannelRecipe.from_json(text)
     with pytest.raises(moptcore.Error, match="scope must be"):
         graph.choose_channels(first, scope="layer")
     made = graph.ChannelRecipe(recipe.fingerprint, recipe.units, recipe.kept)

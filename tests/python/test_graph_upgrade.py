@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -281,6 +282,30 @@ def test_a_newer_opset_computes_the_same(name: str, opset: int) -> None:
     if by_them:
         for theirs, ours in zip(expected, before.values(), strict=True):
             np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5)
+
+
+def test_a_model_below_13_is_written_at_13_unless_its_own_opset_is_asked_for(
+    tmp_path: Path,
+) -> None:
+    old, inputs = CASES["Gemm"]()
+    (own,) = (each.version for each in old.opset_import)
+    assert own < 13
+    loaded = graph.load(old.SerializeToString())
+    assert graph.load(loaded.to_bytes()).opsets[""] == 13
+    loaded.save(tmp_path / "m.onnx")
+    written = onnx.load(tmp_path / "m.onnx")
+    onnx.checker.check_model(written, full_check=True)
+    assert written.opset_import[0].version == 13
+    for expected, got in zip(
+        loaded.evaluate(inputs).values(),
+        graph.load(tmp_path / "m.onnx").evaluate(inputs).values(),
+        strict=True,
+    ):
+        np.testing.assert_array_equal(got, expected)
+    assert graph.load(loaded.to_bytes(opset=own)).opsets[""] == own
+    for newer in (13, 18):
+        kept = graph.load(loaded.to_bytes(opset=newer))
+        assert graph.load(kept.to_bytes()).opsets[""] == newer
 
 
 def test_there_is_no_way_back() -> None:

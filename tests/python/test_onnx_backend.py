@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -57,7 +58,7 @@ def test_every_refusal_says_what_is_missing(outcomes: dict[str, list[Outcome]]) 
                 assert len(outcome.text) > 20, outcome
 
 
-def test_a_backend_runs_models_and_nodes_by_position_and_by_name() -> None:
+def test_a_backend_runs_models_and_nodes_by_position_and_by_name(tmp_path: Path) -> None:
     x = np.array([1, -2], np.float32)
     node = onnx.helper.make_node("Identity", ["x"], ["y"])
     np.testing.assert_array_equal(Backend.run_node(node, [x])[0], x)
@@ -69,6 +70,11 @@ def test_a_backend_runs_models_and_nodes_by_position_and_by_name() -> None:
         opset_imports=[onnx.helper.make_opsetid("", 21)],
         ir_version=10,
     )
+    path = tmp_path / "model.onnx"
+    onnx.save(model, path)
+    for engine in ("evaluate", "session"):
+        for given in (path, str(path), model.SerializeToString()):
+            np.testing.assert_array_equal(Backend.prepare(given, engine=engine).run([x])[0], x)
     prepared = Backend.prepare(model)
     np.testing.assert_array_equal(prepared.run([x])[0], x)
     np.testing.assert_array_equal(prepared.run(x)[0], x)

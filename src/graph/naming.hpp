@@ -1,0 +1,40 @@
+// SPDX-License-Identifier: Apache-2.0
+// Errors of operators that say at which node they occurred.
+#pragma once
+
+#include <string>
+
+#include <moptcore/core/check.hpp>
+#include <moptcore/graph/model.hpp>
+
+namespace moptcore::inline v0::graph {
+
+/// The text of an error with the node's name, or its first output where it has none, behind it. A
+/// text that names a node of a subgraph already stays as it is.
+[[nodiscard]] inline std::string naming(const Node& node, const Error& error) {
+  std::string text = error.what();
+  if (text.ends_with("')") && text.find(" (node '") != std::string::npos) return text;
+  const std::string& name =
+      !node.name.empty() || node.outputs.empty() ? node.name : node.outputs[0];
+  return text + " (node '" + name + "')";
+}
+
+/// Calls f(); its errors name the node and keep their type.
+template <class F>
+void with_name(const Node& node, F&& f) {
+  try {
+    f();
+  } catch (const DTypeError& error) {
+    throw DTypeError(naming(node, error));
+  } catch (const NonFiniteError& error) {
+    throw NonFiniteError(naming(node, error));
+  } catch (const UnsupportedError& error) {
+    throw UnsupportedError(naming(node, error));
+  } catch (const FormatError& error) {
+    throw FormatError(naming(node, error));
+  } catch (const Error& error) {
+    throw Error(naming(node, error));
+  }
+}
+
+}  // namespace moptcore::inline v0::graph
