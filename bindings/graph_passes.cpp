@@ -34,18 +34,32 @@ graph::InputShapes shapes_of(const Shapes& given) {
   return shapes;
 }
 
+std::int64_t extent_of(const std::optional<std::int64_t>& extent) {
+  if (!extent) return 0;
+  check(*extent >= 1, "graph.optimize", "extent must be at least 1", *extent);
+  return *extent;
+}
+
 GraphModel infer_types(const GraphModel& model, const std::optional<Shapes>& inputs) {
   const graph::InputShapes shapes = inputs ? shapes_of(*inputs) : graph::InputShapes();
   const py::gil_scoped_release free;
   return GraphModel(graph::specialise(model.get(), shapes));
 }
 
-std::pair<GraphModel, graph::OptimizeReport> optimize(const GraphModel& model,
-                                                      const std::vector<std::string>& without,
-                                                      const std::vector<std::string>& only,
-                                                      bool attention, bool verify,
-                                                      std::int64_t max_fold_bytes,
-                                                      std::int64_t extent, std::uint64_t seed) {
+// The caller should not take for verified what was not.
+void warn_unless_run(const graph::Verification& verification, const char* where) {
+  if (verification.ran) return;
+  const std::string text = "[" + std::string(where) +
+                           "] nothing was verified: the model does not run on made-up input, "
+                           "choose another extent: " +
+                           verification.reason;
+  if (PyErr_WarnEx(PyExc_UserWarning, text.c_str(), 1) < 0) throw py::error_already_set();
+}
+
+std::pair<GraphModel, graph::OptimizeReport> optimize(
+    const GraphModel& model, const std::vector<std::string>& without,
+    const std::vector<std::string>& only, bool attention, bool verify, std::int64_t max_fold_bytes,
+    std::optional<std::int64_t> extent, std::uint64_t seed) {
   graph::OptimizeOptions options;
   options.without = without;
   if (!only.empty()) {
@@ -61,11 +75,16 @@ std::pair<GraphModel, graph::OptimizeReport> optimize(const GraphModel& model,
   options.attention = attention;
   options.verify = verify;
   options.passes.max_fold_bytes = max_fold_bytes;
-  options.verification.extent = extent;
+  options.verification.extent = extent_of(extent);
   options.verification.seed = seed;
-  const py::gil_scoped_release free;
-  graph::Model result = model.get();
-  graph::OptimizeReport report = graph::optimize(result, options);
+  graph::Model result;
+  graph::OptimizeReport report;
+  {
+    const py::gil_scoped_release free;
+    result = model.get();
+    report = graph::optimize(result, options);
+  }
+  if (verify) warn_unless_run(report.verification, "graph.optimize");
   return {GraphModel(std::move(result)), std::move(report)};
 }
 
@@ -160,24 +179,34 @@ void bind_graph_passes(py::module_ m) {
   m.def("pass_names", &graph::pass_names, "The passes of optimize, in their order.");
   m.def("optimize", &optimize, "model"_a, py::kw_only(), "without"_a = std::vector<std::string>(),
         "only"_a = std::vector<std::string>(), "attention"_a = false, "verify"_a = false,
-        "max_fold_bytes"_a = graph::PassOptions().max_fold_bytes, "extent"_a = 3, "seed"_a = 0,
+        "max_fold_bytes"_a = graph::PassOptions().max_fold_bytes, "extent"_a = py::none(),
+        "seed"_a = 0,
         "A rewritten copy of the model that computes the same, and a report.\n\n"
-        "`without` and `only` name passes. `verify` runs the model on random input before and\n"
+        "`without` and `only` name passes. `attention` makes Attention of its parts, of models\n"
+        "below opset 23 in opset 23. `verify` runs the model on random input before and\n"
         "after each pass that changes something and raises where outputs differ; symbols of\n"
-        "inputs have the extent `extent` then.");
+        "inputs have the extent `extent` then, None the first of 3, 16, 32, 48, 64 and 224 at\n"
+        "which the model runs. Warns where it runs at none.");
   m.def(
       "verify_equal",
-      [](const GraphModel& before, const GraphModel& after, std::int64_t extent, std::uint64_t seed,
-         double tolerance) {
+      [](const GraphModel& before, const GraphModel& after,
+         const std::optional<std::int64_t>& extent, std::uint64_t seed, double tolerance) {
         graph::VerifyOptions options;
-        options.extent = extent;
+        options.extent = extent_of(extent);
         options.seed = seed;
         options.tolerance = tolerance;
-        const py::gil_scoped_release free;
-        return graph::verify_equal(before.get(), after.get(), options);
+        graph::Verification found;
+        {
+          const py::gil_scoped_release free;
+          found = graph::verify_equal(before.get(), after.get(), options);
+        }
+        warn_unless_run(found, "graph.verify_equal");
+        return found;
       },
-      "before"_a, "after"_a, py::kw_only(), "extent"_a = 3, "seed"_a = 0, "tolerance"_a = 0.0,
-      "Runs both models on the same random input; raises where outputs differ.");
+      "before"_a, "after"_a, py::kw_only(), "extent"_a = py::none(), "seed"_a = 0,
+      "tolerance"_a = 0.0,
+      "Runs both models on the same random input; raises where outputs differ, warns where they\n"
+      "do not run. `extent` is that of `optimize`.");
   m.def(
       "random_inputs",
       [](const GraphModel& model, std::int64_t extent, std::uint64_t seed) {

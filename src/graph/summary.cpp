@@ -152,6 +152,13 @@ std::optional<std::int64_t> macs_of(const Node& node, const Types& types) {
   return 0;
 }
 
+// What a Constant node holds as a tensor: some exporters keep weights there.
+const Tensor* tensor_of(const Node& node) {
+  if (!node.domain.empty() || node.op_type != "Constant" || node.outputs.empty()) return nullptr;
+  const Attribute* value = node.find("value");
+  return value == nullptr ? nullptr : std::get_if<Tensor>(&value->value);
+}
+
 class Counter {
  public:
   void run(const Graph& graph, const Types* outer) {
@@ -161,6 +168,9 @@ class Counter {
     for (const ValueInfo& info : graph.values) types.values.emplace(info.name, &info.type);
     for (const ValueInfo& info : graph.outputs) types.values.emplace(info.name, &info.type);
     for (const auto& [name, tensor] : graph.initializers) types.constants.emplace(name, &tensor);
+    for (const Node& node : graph.nodes) {
+      if (const Tensor* tensor = tensor_of(node)) types.constants.emplace(node.outputs[0], tensor);
+    }
     for (const Node& node : graph.nodes) {
       result_.nodes.push_back(cost_of(node, types));
       for_each_subgraph(node, [&](const Graph& body) { run(body, &types); });
@@ -256,9 +266,15 @@ std::string table(const ModelCost& cost) {
         {node.name, node.op_type, node.outputs.empty() ? "" : shape_text(node.outputs[0].type),
          std::to_string(node.parameters), number_text(node.macs), number_text(node.output_bytes)});
   }
+  // A sum without what is unknown is no more than a lower bound.
+  const auto sum_text = [&](std::int64_t sum, std::int64_t NodeCost::* of) {
+    const bool whole =
+        std::ranges::none_of(cost.nodes, [&](const NodeCost& node) { return node.*of < 0; });
+    return whole ? std::to_string(sum) : sum == 0 ? "?" : std::to_string(sum) + " + ?";
+  };
   rows.push_back({"all", std::to_string(cost.nodes.size()) + " nodes", "",
-                  std::to_string(cost.parameters), std::to_string(cost.macs),
-                  std::to_string(cost.activation_bytes)});
+                  std::to_string(cost.parameters), sum_text(cost.macs, &NodeCost::macs),
+                  sum_text(cost.activation_bytes, &NodeCost::output_bytes)});
   std::array<std::size_t, 6> widths{};
   for (Row& row : rows) {
     for (std::size_t i = 0; i < row.size(); ++i) {
@@ -275,6 +291,7 @@ std::string table(const ModelCost& cost) {
     }
     text += line + "\n";
   }
+  if (!cost.complete) text += "?: unknown extents; count them with the shapes of the inputs\n";
   return text;
 }
 

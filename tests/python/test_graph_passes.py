@@ -217,3 +217,121 @@ def test_count_gives_parameters_and_multiplications() -> None:
     cost = graph.count(model, {"x": (7, 3)})
     assert (cost.macs, cost.activation_bytes, cost.complete) == (7 * 3 * 5, 7 * 5 * 4, True)
     assert "head" in str(cost)
+
+
+def test_weights_in_constant_nodes_are_parameters() -> None:
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 3])
+    y = helper.make_tensor_value_info("y", TensorProto.FLOAT, None)
+    w = onnx.numpy_helper.from_array(np.ones((3, 5), np.float32))
+    shape = onnx.numpy_helper.from_array(np.array([-1], np.int64))
+    nodes = [
+        helper.make_node("Constant", [], ["w"], value=w),
+        helper.make_node("Constant", [], ["shape"], value=shape),
+        helper.make_node("MatMul", ["x", "w"], ["z"]),
+        helper.make_node("MatMul", ["x", "w"], ["z2"]),
+        helper.make_node("Add", ["z", "z2"], ["z3"]),
+        helper.make_node("Reshape", ["z3", "shape"], ["y"]),
+    ]
+    proto = helper.make_model(helper.make_graph(nodes, "g", [x], [y]))
+    cost = graph.count(graph.load(proto.SerializeToString()))
+    assert (cost.parameters, cost.parameter_bytes) == (15, 60)
+    assert [node.parameters for node in cost.nodes] == [0, 0, 15, 0, 0, 0]
+
+
+def test_a_sum_without_unknown_extents_is_marked() -> None:
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 3])
+    z = helper.make_tensor_value_info("z", TensorProto.FLOAT, [2, 3])
+    outputs = [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in "yv"]
+    w = onnx.numpy_helper.from_array(np.ones((3, 5), np.float32), "w")
+    nodes = [
+        helper.make_node("MatMul", ["x", "w"], ["y"]),
+        helper.make_node("MatMul", ["z", "w"], ["v"]),
+    ]
+    one = helper.make_model(helper.make_graph(nodes[:1], "g", [x], outputs[:1], [w]))
+    two = helper.make_model(helper.make_graph(nodes, "g", [x, z], outputs, [w]))
+
+    def sums(text: str) -> str:
+        return next(line for line in text.splitlines() if line.startswith("all"))
+
+    assert sums(graph.load(one.SerializeToString()).summary()).split() == [
+        *["all", "1", "nodes", "15", "?", "?"]
+    ]
+    text = graph.load(two.SerializeToString()).summary()
+    assert sums(text).split() == ["all", "2", "nodes", "15", "30", "+", "?", "40", "+", "?"]
+    assert "unknown extents" in text.splitlines()[-1]
+    known = str(graph.count(graph.load(two.SerializeToString()), {"x": (7, 3)}))
+    assert "?" not in known
+
+
+def halving(size: int) -> graph.Model:
+    """Halves height and width, doubles them and adds what was: multiples of `size` only."""
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 2, "h", "w"])
+    y = helper.make_tensor_value_info("y", TensorProto.FLOAT, None)
+    scales = onnx.numpy_helper.from_array(np.array([1, 1, size, size], np.float32), "scales")
+    nodes = [
+        helper.make_node("MaxPool", ["x"], ["a"], kernel_shape=[size, size], strides=[size, size]),
+        helper.make_node("Identity", ["a"], ["b"]),
+        helper.make_node("Resize", ["b", "", "scales"], ["c"], mode="nearest"),
+        helper.make_node("Add", ["c", "x"], ["y"], name="joined"),
+    ]
+    proto = helper.make_model(helper.make_graph(nodes, "g", [x], [y], [scales]))
+    return graph.load(proto.SerializeToString())
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("size", [16, 32, 48])
+def test_verification_finds_an_extent_at_which_the_model_runs(size: int) -> None:
+    _, report = graph.optimize(halving(size), verify=True)
+    assert report.passes["remove_identities"] == 1
+    assert report.verification.ran
+    assert report.verification.output == "y"
+
+
+def test_a_model_that_could_not_be_verified_is_a_warning() -> None:
+    model = halving(50)
+    with pytest.warns(UserWarning, match=r"\[graph.optimize\] nothing was verified.*'a'"):
+        _, report = graph.optimize(model, verify=True)
+    assert not report.verification.ran
+    with pytest.warns(UserWarning, match=r"\[graph.verify_equal\] nothing was verified"):
+        graph.verify_equal(model, model, extent=16)
+    assert graph.verify_equal(model, model, extent=100).ran
+    with pytest.raises(mc.Error, match="extent must be at least 1, got 0"):
+        graph.optimize(model, verify=True, extent=0)
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_an_error_of_an_operator_names_the_node(named: bool) -> None:
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n"])
+    y = helper.make_tensor_value_info("y", TensorProto.FLOAT, None)
+    shape = onnx.numpy_helper.from_array(np.array([2, 2], np.int64), "shape")
+    node = helper.make_node("Reshape", ["x", "shape"], ["y"], name="head/reshape" if named else "")
+    proto = helper.make_model(helper.make_graph([node], "g", [x], [y], [shape]))
+    at = r"\(node 'head/reshape'\)$" if named else r"\(node 'y'\)$"
+    with pytest.raises(mc.Error, match=at):
+        graph.load(proto.SerializeToString()).evaluate({"x": np.zeros(3, np.float32)})
+    session = pytest.importorskip("moptcore.runtime").Session(proto.SerializeToString())
+    with pytest.raises(mc.Error, match=at):
+        session.run({"x": np.zeros(3, np.float32)})
+
+
+def test_an_error_in_a_subgraph_names_the_innermost_node_only() -> None:
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, [3])
+    c = helper.make_tensor_value_info("c", TensorProto.BOOL, [])
+    y = helper.make_tensor_value_info("y", TensorProto.FLOAT, None)
+    shape = onnx.numpy_helper.from_array(np.array([2, 2], np.int64), "shape")
+    inner = helper.make_node("Reshape", ["x", "shape"], ["z"], name="inner")
+    z = helper.make_tensor_value_info("z", TensorProto.FLOAT, None)
+    body = helper.make_graph([inner], "body", [], [z], [shape])
+    node = helper.make_node("If", ["c"], ["y"], name="outer", then_branch=body, else_branch=body)
+    proto = helper.make_model(helper.make_graph([node], "g", [c, x], [y]))
+    values = {"x": np.zeros(3, np.float32), "c": np.array(True)}
+    with pytest.raises(mc.Error, match=r"\(node 'inner'\)$") as caught:
+        graph.load(proto.SerializeToString()).evaluate(values)
+    assert "outer" not in str(caught.value)
+
+
+def test_a_proto_is_refused_with_what_to_pass_instead() -> None:
+    runtime = pytest.importorskip("moptcore.runtime")
+    for door in (graph.load, runtime.Session):
+        with pytest.raises(mc.DTypeError, match=r"model.SerializeToString\(\), got ModelProto"):
+            door(onnx.ModelProto())

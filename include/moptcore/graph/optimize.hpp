@@ -14,8 +14,9 @@ namespace moptcore::inline v0::graph {
 
 struct VerifyOptions {
   std::uint64_t seed = 0;
-  /// The extent of symbols and unknown axes of inputs, the same for equal symbols.
-  std::int64_t extent = 3;
+  /// The extent of symbols and unknown axes of inputs, the same for equal symbols. 0 takes the
+  /// first of 3, 16, 32, 48, 64 and 224 at which the model runs, with a smaller batch where it can.
+  std::int64_t extent = 0;
   /// The largest difference of floats, in parts of the largest magnitude of the output; 0 takes
   /// 1e-5, or 2^-21 for each node on the longest way through the model where that is more.
   double tolerance = 0.0;
@@ -25,7 +26,7 @@ struct VerifyOptions {
 struct Verification {
   /// False where the model does not run on made-up input: then nothing is known.
   bool ran = false;
-  std::string reason;       ///< why it did not run
+  std::string reason;       ///< why it did not run, at the first extents
   double difference = 0.0;  ///< the largest one found, in parts of the output's magnitude
   std::string output;       ///< where it was found
 };
@@ -36,7 +37,8 @@ struct Verification {
 MOPTCORE_API Verification verify_equal(const Model& before, const Model& after,
                                        const VerifyOptions& options = {});
 
-/// Random inputs for a model: floats in [-1, 1], small whole numbers, both booleans.
+/// Random inputs for a model: floats in [-1, 1], small whole numbers, both booleans; an extent of 0
+/// is 3.
 [[nodiscard]] MOPTCORE_API Values random_inputs(const Model& model,
                                                 const VerifyOptions& options = {});
 
@@ -44,7 +46,8 @@ struct OptimizeOptions {
   PassOptions passes;
   /// Names of passes to leave out.
   std::vector<std::string> without;
-  /// Attention of its parts: for runtimes that have it as one operator.
+  /// Attention of its parts, for runtimes that have it as one operator: models below opset 23 are
+  /// upgraded to it, and UnsupportedError names the node for which there is no such form.
   bool attention = false;
   /// Runs the model before and after every pass and throws Error where the outputs differ.
   bool verify = false;

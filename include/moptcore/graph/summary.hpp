@@ -16,7 +16,7 @@ struct NodeCost {
   std::string name;  ///< of the node, or its first output where it has none
   std::string op_type;
   std::vector<ValueInfo> outputs;
-  std::int64_t parameters = 0;       ///< elements of initializers that this node reads first
+  std::int64_t parameters = 0;       ///< elements of weights that this node reads first
   std::int64_t parameter_bytes = 0;  ///< likewise
   std::int64_t macs = 0;             ///< multiplications with an addition; -1: unknown extents
   std::int64_t output_bytes = 0;     ///< -1: unknown extents
@@ -24,7 +24,7 @@ struct NodeCost {
 
 struct ModelCost {
   std::vector<NodeCost> nodes;        ///< of the main graph, those of subgraphs behind their node
-  std::int64_t parameters = 0;        ///< each initializer once, without int64 shapes and axes
+  std::int64_t parameters = 0;        ///< initializers and Constant nodes once, not int64 ones
   std::int64_t parameter_bytes = 0;   ///< likewise
   std::int64_t macs = 0;              ///< of the nodes where they are known
   std::int64_t activation_bytes = 0;  ///< likewise; of all outputs together
@@ -36,7 +36,8 @@ struct ModelCost {
 /// 2^63 - 1. Throws what infer_types throws.
 [[nodiscard]] MOPTCORE_API ModelCost count(const Model& model, const InputShapes& inputs = {});
 
-/// The costs as a table of text, a line for each node and one for all.
+/// The costs as a table of text, a line for each node and one for all; sums that lack something
+/// unknown end in "?".
 [[nodiscard]] MOPTCORE_API std::string table(const ModelCost& cost);
 
 }  // namespace moptcore::inline v0::graph

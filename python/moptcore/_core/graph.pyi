@@ -90,7 +90,8 @@ class Model:
         """
         The bytes of an ONNX file, at most 2 GiB of them.
 
-        `opset` asks for a newer version of ONNX's operators than the model's, of 13 to 28.
+        `opset` asks for a newer version of ONNX's operators than the model's, of 13 to 28, or
+        for the model's own; without it a model below 13 is written at 13.
         """
     @property
     def inputs(self) -> list[ValueInfo]:
@@ -389,15 +390,17 @@ def optimize(
     attention: bool = False,
     verify: bool = False,
     max_fold_bytes: int = 67108864,
-    extent: int = 3,
+    extent: int | None = None,
     seed: int = 0,
 ) -> tuple[Model, OptimizeReport]:
     """
     A rewritten copy of the model that computes the same, and a report.
 
-    `without` and `only` name passes. `verify` runs the model on random input before and
+    `without` and `only` name passes. `attention` makes Attention of its parts, of models
+    below opset 23 in opset 23. `verify` runs the model on random input before and
     after each pass that changes something and raises where outputs differ; symbols of
-    inputs have the extent `extent` then.
+    inputs have the extent `extent` then, None the first of 3, 16, 32, 48, 64 and 224 at
+    which the model runs. Warns where it runs at none.
     """
 
 def pass_names() -> list[str]:
@@ -423,8 +426,9 @@ def types(model: Model) -> dict[str, typing.Any]:
     """
 
 def verify_equal(
-    before: Model, after: Model, *, extent: int = 3, seed: int = 0, tolerance: float = 0.0
+    before: Model, after: Model, *, extent: int | None = None, seed: int = 0, tolerance: float = 0.0
 ) -> Verification:
     """
-    Runs both models on the same random input; raises where outputs differ.
+    Runs both models on the same random input; raises where outputs differ, warns where they
+    do not run. `extent` is that of `optimize`.
     """

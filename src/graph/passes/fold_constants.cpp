@@ -140,10 +140,19 @@ class Folder {
     if (op == nullptr || !op->deterministic || has_bodies) return false;
     std::vector<Value> values;
     double read = 1;
+    bool partial = false;
     for (const std::string& name : node.inputs) {
       values.emplace_back();
       if (name.empty()) continue;
       const Tensor* tensor = editor.constant(editor.resolve(name));
+      if (tensor == nullptr && values.size() == 1) {
+        // A part of a shape may be known where the whole is not.
+        if (const auto shape = partly_known(editor, node)) {
+          values.back() = *shape;
+          partial = true;
+          continue;
+        }
+      }
       if (tensor == nullptr) return false;
       values.back() = *tensor;
       read += static_cast<double>(tensor->size());
@@ -176,6 +185,10 @@ class Folder {
     for (std::size_t i = 0; i < results.size(); ++i) {
       if (!node.outputs[i].empty() && !results[i].is_tensor()) return refuse(node);
     }
+    if (partial) {
+      const auto part = results.front().tensor().values<std::int64_t>();
+      if (std::ranges::any_of(part, [](std::int64_t extent) { return extent < 0; })) return false;
+    }
     bytes_ = environment.bytes();
     steps_ = environment.steps();
     return finish(editor, node, results);
@@ -205,7 +218,33 @@ class Folder {
     return true;
   }
 
+  // The shape that Slice or Gather takes extents of, -1 for those that are unknown.
+  static std::optional<Value> partly_known(const GraphEditor& editor, const Node& node) {
+    if (!is_op(node, "Slice") && !is_op(node, "Gather")) return std::nullopt;
+    const Node* shape = editor.writer(input(node, 0), "Shape");
+    if (shape == nullptr) return std::nullopt;
+    const auto extents = extents_of(editor, *shape);
+    if (!extents) return std::nullopt;
+    return Tensor::of<std::int64_t>(Shape{static_cast<std::int64_t>(extents->size())},
+                                    std::span<const std::int64_t>(*extents));
+  }
+
   static std::optional<Value> shape_of(const GraphEditor& editor, const Node& node) {
+    const auto extents = extents_of(editor, node);
+    if (!extents || std::ranges::any_of(*extents, [](auto extent) { return extent < 0; })) {
+      return std::nullopt;
+    }
+    if (node.op_type == "Size") {
+      return Tensor::scalar<std::int64_t>(
+          element_count(Shape(std::span<const std::int64_t>(*extents))));
+    }
+    return Tensor::of<std::int64_t>(Shape{static_cast<std::int64_t>(extents->size())},
+                                    std::span<const std::int64_t>(*extents));
+  }
+
+  // What Shape gives, or Size multiplies; -1 for what is unknown.
+  static std::optional<std::vector<std::int64_t>> extents_of(const GraphEditor& editor,
+                                                             const Node& node) {
     const auto* dims = editor.dims(editor.resolve(input(node, 0)));
     if (dims == nullptr) return std::nullopt;
     std::vector<std::int64_t> extents;
@@ -220,16 +259,7 @@ class Folder {
       first = clamp(node.get<std::int64_t>("start", 0));
       last = std::max(first, clamp(node.get<std::int64_t>("end", rank)));
     }
-    extents = {extents.begin() + first, extents.begin() + last};
-    for (const std::int64_t extent : extents) {
-      if (extent < 0) return std::nullopt;
-    }
-    if (node.op_type == "Size") {
-      return Tensor::scalar<std::int64_t>(
-          element_count(Shape(std::span<const std::int64_t>(extents))));
-    }
-    return Tensor::of<std::int64_t>(Shape{static_cast<std::int64_t>(extents.size())},
-                                    std::span<const std::int64_t>(extents));
+    return std::vector<std::int64_t>{extents.begin() + first, extents.begin() + last};
   }
 
   static void inline_branch(GraphEditor& editor, Node& node) {

@@ -21,6 +21,45 @@ std::string unscaled(const GraphEditor& editor, std::string value, double& facto
   return value;
 }
 
+// Keys whose last axes are turned: what they were, and the order of its axes.
+struct Turned {
+  std::string source;
+  std::vector<std::int64_t> order;
+};
+
+// Matrices that are turned as one batch: Reshape to three axes, Transpose, and Reshape to four.
+std::optional<Turned> turned_in_one_batch(const GraphEditor& editor, const Node& last) {
+  const Node* transpose = editor.writer(input(last, 0), "Transpose");
+  if (transpose == nullptr ||
+      transpose->get<std::vector<std::int64_t>>("perm", {}) != std::vector<std::int64_t>{0, 2, 1}) {
+    return std::nullopt;
+  }
+  const Node* first = editor.writer(input(*transpose, 0), "Reshape");
+  if (first == nullptr) return std::nullopt;
+  const auto* from = editor.dims(input(*first, 0));
+  const auto* flat = editor.dims(input(*transpose, 0));
+  const auto* to = last.outputs.empty() ? nullptr : editor.dims(last.outputs[0]);
+  if (from == nullptr || flat == nullptr || to == nullptr || from->size() != 4 ||
+      flat->size() != 3 || to->size() != 4) {
+    return std::nullopt;
+  }
+  // The number of matrices is the same where their rows and columns are.
+  const bool whole = same((*from)[2], (*flat)[1]) && same((*from)[3], (*flat)[2]) &&
+                     same((*from)[0], (*to)[0]) && same((*from)[1], (*to)[1]) &&
+                     same((*from)[2], (*to)[3]) && same((*from)[3], (*to)[2]);
+  if (!whole) return std::nullopt;
+  return Turned{first->inputs[0], {0, 1, 3, 2}};
+}
+
+std::optional<Turned> turned_keys(const GraphEditor& editor, const std::string& value) {
+  if (const Node* last = editor.writer(value, "Reshape")) return turned_in_one_batch(editor, *last);
+  const Node* transpose = editor.writer(value, "Transpose");
+  if (transpose == nullptr) return std::nullopt;
+  auto order = transpose->get<std::vector<std::int64_t>>("perm", {});
+  if (order.size() != 4) return std::nullopt;
+  return Turned{transpose->inputs[0], std::move(order)};
+}
+
 bool fuse(GraphEditor& editor, Node& end) {
   const Node* softmax = editor.writer(input(end, 0), "Softmax");
   if (softmax == nullptr || !editor.has_one_reader(end.inputs[0])) return false;
@@ -59,15 +98,13 @@ bool fuse(GraphEditor& editor, Node& end) {
   const Node* product = editor.writer(scores, "MatMul");
   if (product == nullptr || !editor.has_one_reader(scores)) return false;
   const std::string q = unscaled(editor, product->inputs[0], scale);
-  const std::string turned = unscaled(editor, product->inputs[1], scale);
-  const Node* transpose = editor.writer(turned, "Transpose");
-  if (transpose == nullptr) return false;
-  auto order = transpose->get<std::vector<std::int64_t>>("perm", {});
-  if (order.size() != 4) return false;
+  auto keys = turned_keys(editor, unscaled(editor, product->inputs[1], scale));
+  if (!keys) return false;
+  std::vector<std::int64_t>& order = keys->order;
   std::swap(order[2], order[3]);
   const std::string v = input(end, 1);
   const auto* q_dims = editor.dims(q);
-  const auto* source = editor.dims(transpose->inputs[0]);
+  const auto* source = editor.dims(keys->source);
   const auto* v_dims = editor.dims(v);
   if (q_dims == nullptr || source == nullptr || v_dims == nullptr || q_dims->size() != 4 ||
       source->size() != 4 || v_dims->size() != 4 || editor.element(q) != ElementType::float32) {
@@ -81,12 +118,13 @@ bool fuse(GraphEditor& editor, Node& end) {
   for (const std::size_t i : {0, 1}) {
     if (!same((*q_dims)[i], k_dims[i]) || !same(k_dims[i], (*v_dims)[i])) return false;
   }
-  if (!same(k_dims[2], (*v_dims)[2]) || !(*q_dims)[1].is_known()) return false;
-  std::string k = transpose->inputs[0];
+  // There are as many keys as values, whatever their symbols are: the product takes no others.
+  if (!(*q_dims)[1].is_known()) return false;
+  std::string k = keys->source;
   if (order != std::vector<std::int64_t>{0, 1, 2, 3}) {
     Node again;
     again.op_type = "Transpose";
-    again.set("perm", order);
+    again.set("perm", std::vector<std::int64_t>(order));
     again.inputs = {k};
     k = editor.make_name(k);
     again.outputs = {k};

@@ -580,3 +580,157 @@ TEST_CASE("count knows the multiplications of convolutions and products", "[grap
   CHECK(cost.complete);
   CHECK(table(cost).find("Conv") != std::string::npos);
 }
+
+namespace {
+
+// Queries, keys and values of 4 heads of 16, behind `keys` and `scores`, which write "t" and "p".
+Model attention_model(std::vector<Node> nodes, std::vector<ValueInfo> more = {}) {
+  Model model;
+  model.opsets[""] = 23;
+  for (const char* name : {"q", "k", "v"}) {
+    model.graph.inputs.push_back(value(name, ElementType::float32, {"n", 4, "s", 16}));
+  }
+  for (ValueInfo& info : more) model.graph.inputs.push_back(std::move(info));
+  model.graph.initializers["one"] = Tensor::of<float>(Shape{1}, {1.0f});
+  model.graph.initializers["root"] = Tensor::scalar<float>(0.5f);
+  model.graph.initializers["four"] = Tensor::scalar<float>(4.0f);
+  model.graph.initializers["last"] = ints({-1});
+  model.graph.initializers["end"] = ints({INT64_MAX});
+  model.graph.nodes = std::move(nodes);
+  model.graph.nodes.push_back(node("Softmax", {"p"}, {"w"}));
+  model.graph.nodes.push_back(node("MatMul", {"w", "v"}, {"y"}));
+  model.graph.outputs = {untyped("y")};
+  return model;
+}
+
+// One Attention with the scale 1 / 4, which computes the same.
+void check_attention(const Model& model, std::size_t inputs) {
+  Model fused = model;
+  OptimizeOptions options;
+  options.attention = true;
+  options.verify = true;
+  const OptimizeReport report = optimize(fused, options);
+  CHECK(report.verification.ran);
+  REQUIRE(count_of(fused, "Attention") == 1);
+  CHECK(fused.graph.nodes.size() == 1);
+  const Node& made = fused.graph.nodes.back();
+  CHECK(made.inputs.size() == inputs);
+  // The factors are rounded a few times each.
+  CHECK(std::abs(made.get<float>("scale", 0.0f) - 0.25f) <= 1e-6f);
+}
+
+}  // namespace
+
+TEST_CASE("fuse_attention finds a scale that is computed of the shape, on both sides",
+          "[graph][optimize]") {
+  const auto nodes = [] {
+    return std::vector<Node>{
+        node("Shape", {"q"}, {"shape"}),
+        node("Slice", {"shape", "last", "end"}, {"extent"}),
+        node("Cast", {"extent"}, {"width"}, {{"to", std::int64_t{1}}}),
+        node("Sqrt", {"width"}, {"r"}),
+        node("Div", {"one", "r"}, {"scale"}),
+        node("Sqrt", {"scale"}, {"half"}),
+        node("Mul", {"q", "half"}, {"a"}),
+        node("Transpose", {"k"}, {"turned"}, {{"perm", Ints{0, 1, 3, 2}}}),
+        node("Mul", {"turned", "half"}, {"t"}),
+    };
+  };
+  std::vector<Node> plain = nodes();
+  plain.push_back(node("MatMul", {"a", "t"}, {"p"}));
+  check_attention(attention_model(plain), 3);
+  std::vector<Node> masked = nodes();
+  masked.push_back(node("MatMul", {"a", "t"}, {"scores"}));
+  masked.push_back(node("Add", {"scores", "mask"}, {"p"}));
+  check_attention(
+      attention_model(masked, {value("mask", ElementType::float32, {"n", 1, "s", "s"})}), 4);
+  // An older model is upgraded.
+  Model old = attention_model(plain);
+  old.opsets[""] = 17;
+  check_attention(old, 3);
+}
+
+TEST_CASE("fuse_attention finds keys that are turned as one batch of matrices",
+          "[graph][optimize]") {
+  const auto model = [](Ints back) {
+    Model made = attention_model({
+        node("Shape", {"k"}, {"shape"}),
+        node("Shape", {"k"}, {"batch"}, {{"end", std::int64_t{1}}}),
+        node("Shape", {"k"}, {"rows"}, {{"start", std::int64_t{2}}, {"end", std::int64_t{3}}}),
+        node("Concat", {"last", "rows", "columns"}, {"flat"}, {{"axis", std::int64_t{0}}}),
+        node("Reshape", {"k", "flat"}, {"matrices"}),
+        node("Transpose", {"matrices"}, {"turned"}, {{"perm", Ints{0, 2, 1}}}),
+        node("Concat", {"batch", "heads", "columns", "rows"}, {"back"},
+             {{"axis", std::int64_t{0}}}),
+        node("Reshape", {"turned", "back"}, {"again"}),
+        node("Mul", {"q", "root"}, {"a"}),
+        node("Mul", {"again", "root"}, {"t"}),
+        node("MatMul", {"a", "t"}, {"p"}),
+    });
+    made.graph.initializers["columns"] = ints({16});
+    made.graph.initializers["heads"] = ints(std::move(back));
+    return made;
+  };
+  check_attention(model({4}), 3);
+}
+
+TEST_CASE("fuse_attention divides, adds a mask and turns keys of rows of heads",
+          "[graph][optimize]") {
+  Model model = attention_model(
+      {
+          node("Transpose", {"rows"}, {"t"}, {{"perm", Ints{0, 2, 3, 1}}}),
+          node("MatMul", {"q", "t"}, {"scores"}),
+          node("Div", {"scores", "four"}, {"scaled"}),
+          node("Add", {"mask", "scaled"}, {"p"}),
+      },
+      {value("rows", ElementType::float32, {"n", "s", 4, 16}),
+       value("mask", ElementType::float32, {"s", "s"})});
+  Model fused = model;
+  OptimizeOptions options;
+  options.attention = true;
+  options.verify = true;
+  REQUIRE(optimize(fused, options).verification.ran);
+  CHECK(count_of(fused, "Attention") == 1);
+  CHECK(count_of(fused, "Softmax") == 0);
+  CHECK(count_of(fused, "Transpose") == 1);
+}
+
+TEST_CASE("fuse_attention leaves keys that are moved between heads", "[graph][optimize]") {
+  // The matrices are turned, but 2 batches of 4 heads come back as 4 batches of 2.
+  Model model;
+  model.opsets[""] = 23;
+  model.graph.inputs = {value("q", ElementType::float32, {4, 2, 3, 16}),
+                        value("k", ElementType::float32, {2, 4, 5, 16}),
+                        value("v", ElementType::float32, {4, 2, 5, 16})};
+  model.graph.initializers["flat"] = ints({8, 5, 16});
+  model.graph.initializers["back"] = ints({4, 2, 16, 5});
+  model.graph.nodes = {node("Reshape", {"k", "flat"}, {"matrices"}),
+                       node("Transpose", {"matrices"}, {"turned"}, {{"perm", Ints{0, 2, 1}}}),
+                       node("Reshape", {"turned", "back"}, {"t"}),
+                       node("MatMul", {"q", "t"}, {"p"}),
+                       node("Softmax", {"p"}, {"w"}),
+                       node("MatMul", {"w", "v"}, {"y"})};
+  model.graph.outputs = {untyped("y")};
+  OptimizeOptions options;
+  options.attention = true;
+  options.verify = true;
+  REQUIRE(optimize(model, options).verification.ran);
+  CHECK(count_of(model, "Attention") == 0);
+}
+
+TEST_CASE("fold_constants folds the extents of a shape that are known", "[graph][optimize]") {
+  Model model;
+  model.graph.inputs = {value("x", ElementType::float32, {"n", 4, "s", 16})};
+  model.graph.initializers["first"] = ints({1});
+  model.graph.initializers["third"] = ints({2});
+  model.graph.initializers["ends"] = ints({3, 1});
+  model.graph.nodes = {
+      node("Shape", {"x"}, {"shape"}), node("Slice", {"shape", "first", "third"}, {"heads"}),
+      node("Gather", {"shape", "ends"}, {"known"}), node("Gather", {"shape", "third"}, {"open"}),
+      node("Concat", {"heads", "known", "open"}, {"y"}, {{"axis", std::int64_t{0}}})};
+  model.graph.outputs = {untyped("y")};
+  const Model before = model;
+  CHECK(graph::run_pass(model, "fold_constants").changes == 2);
+  CHECK(model.graph.nodes.size() == 3);
+  CHECK(verify_equal(before, model).ran);
+}
