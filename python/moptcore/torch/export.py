@@ -3,11 +3,13 @@
 
 from __future__ import annotations
 
+import inspect
 import itertools
 import math
 import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +31,7 @@ from moptcore.torch.capture import (
     example_inputs,
     observe_values,
 )
+from moptcore.torch.free_axes import FreeAxes
 from moptcore.torch.qat import ActivationQuantizer, QuantizedLayer, QuantizedModel, fold_norm
 from moptcore.torch.weights import DynamicLayer
 
@@ -58,8 +61,10 @@ def export_onnx(
     int32 biases, activations in uint8. Any other becomes a float graph; operations unknown here
     go through torch.onnx, which needs opset 18. Axis 0 of every input is the batch, free with
     `dynamic_batch`. Inputs are named as the arguments of forward, outputs "output".
-    `dynamic_axes` names free axes as torch.onnx.export does, {"input": {0: "batch_size"}}; only
-    axis 0 can be free, and the outputs' axes that follow from it.
+    `dynamic_axes` names free axes as torch.onnx.export does, {"input": {0: "n", 2: "height"}}: any
+    axis of an input, and the outputs' axes that follow. Axes of one name have one extent. Where it
+    frees more than axis 0 the file is compared with the model at other extents, and Error says
+    where they differ.
 
     The file appears whole or not at all. Raises UnsupportedError naming all operations that have
     no ONNX form, or the layers of `quantize_weights(scheme="int8_dynamic")`.
@@ -99,11 +104,22 @@ def to_graph(
     The arguments and errors are those of `export_onnx`. The weights are copied: training the module
     on does not change the graph.
     """
-    _check_module(model, opset)
-    proto = _model_proto(
-        model, example, opset, (input_names, output_names), dynamic_batch, dynamic_axes
-    )
+    with _reported_as("torch.to_graph"):
+        _check_module(model, opset)
+        proto = _model_proto(
+            model, example, opset, (input_names, output_names), dynamic_batch, dynamic_axes
+        )
     return load(proto.SerializeToString())
+
+
+@contextmanager
+def _reported_as(where: str) -> Iterator[None]:
+    """Errors name the function that the caller has called."""
+    try:
+        yield
+    except Error as error:
+        text = str(error).replace(f"[{_WHERE}]", f"[{where}]")
+        raise type(error)(text) from error.__cause__
 
 
 def _check_module(model: nn.Module, opset: int) -> None:
@@ -131,15 +147,34 @@ def _model_proto(
             f"[{_WHERE}] layers with dynamic activations do not export; strip() first, or "
             f"prepare_qat or quantize_static for an int8 file, got {', '.join(dynamic)}"
         )
+    free = FreeAxes(model, inputs, _argument_names(model, names[0]), dynamic_axes, dynamic_batch)
+
+    def checked(proto: onnx.ModelProto) -> onnx.ModelProto:
+        if not free or dynamic_axes is None:
+            return proto
+        _name_axes(proto, dynamic_axes)
+        if fault := free.fault(proto):
+            raise UnsupportedError(
+                f"[{_WHERE}] dynamic_axes must name axes along which the exported model follows "
+                f"the module, got one that {fault}: leave such an axis out, which fixes its size"
+            )
+        return proto
+
+    more = free.others if free else None
     if isinstance(model, QuantizedModel):
-        proto = _Writer(model, model.program, inputs, opset, dynamic_batch, names).model()
+        proto = checked(
+            _Writer(model, model.program, inputs, opset, dynamic_batch, names, more).model()
+        )
     else:
         try:
             program = capture(model, _WHERE)
-            proto = _Writer(model, program, inputs, opset, dynamic_batch, names).model()
+            proto = checked(
+                _Writer(model, program, inputs, opset, dynamic_batch, names, more).model()
+            )
         except UnsupportedError as error:
-            proto = _through_torch(model, inputs, opset, dynamic_batch, names, error)
-    if dynamic_axes is not None:
+            shapes = free.shapes(torch.export.Dim.DYNAMIC)
+            proto = checked(_through_torch(model, inputs, opset, shapes, names, error))
+    if dynamic_axes is not None and not free:
         _name_axes(proto, dynamic_axes)
     if proto.ByteSize() > _MAX_BYTES:
         raise UnsupportedError(
@@ -156,7 +191,17 @@ def unfolded(model: nn.Module, inputs: tuple[torch.Tensor, ...]) -> onnx.ModelPr
         program = capture(model, _WHERE)
         return _Writer(model, program, inputs, 17, True, names, fold=False).model()
     except UnsupportedError as error:
-        return _through_torch(model, inputs, 18, True, names, error, optimize=False)
+        shapes = tuple({0: torch.export.Dim.DYNAMIC} for _ in inputs)
+        return _through_torch(model, inputs, 18, shapes, names, error, optimize=False)
+
+
+def _argument_names(model: nn.Module, given: Sequence[str] | None) -> list[str]:
+    """As the inputs of the graph are named."""
+    if given is not None:
+        return list(given)
+    if isinstance(model, QuantizedModel):
+        return [str(step.target) for step in model.program.inputs]
+    return list(inspect.signature(model.forward).parameters)
 
 
 def _name_axes(proto: onnx.ModelProto, axes: Mapping[str, Mapping[int, str]]) -> None:
@@ -181,7 +226,8 @@ def _name_axes(proto: onnx.ModelProto, axes: Mapping[str, Mapping[int, str]]) ->
                 )
             if not dims[axis].dim_param:
                 raise UnsupportedError(
-                    f"[{_WHERE}] dynamic_axes can free axis 0 only (with dynamic_batch=True), got "
+                    f"[{_WHERE}] dynamic_axes must name axes of inputs (axis 0 with "
+                    f"dynamic_batch=True), and of outputs those that follow from them, got "
                     f"axis {axis} of {name!r}, which has {dims[axis].dim_value}"
                 )
             old = dims[axis].dim_param
@@ -195,12 +241,11 @@ def _through_torch(
     model: nn.Module,
     inputs: tuple[torch.Tensor, ...],
     opset: int,
-    dynamic_batch: bool,
+    shapes: tuple[dict[int, Any], ...] | None,
     names: tuple[Sequence[str] | None, Sequence[str] | None],
     reason: UnsupportedError,
     optimize: bool = True,
 ) -> onnx.ModelProto:
-    shapes = tuple({0: torch.export.Dim.DYNAMIC} for _ in inputs) if dynamic_batch else None
     try:
         with evaluating(model), warnings.catch_warnings():
             # The exporter calls what torch itself has deprecated.
@@ -239,6 +284,7 @@ class _Writer:
         opset: int,
         dynamic_batch: bool,
         names: tuple[Sequence[str] | None, Sequence[str] | None],
+        others: tuple[torch.Tensor, ...] | None = None,
         fold: bool = True,
     ) -> None:
         self._module = model
@@ -249,12 +295,13 @@ class _Writer:
         self._steps = {step.name: step for step in program.steps}
         self._values = observe_values(program, model, inputs, _WHERE)
         self._others = self._values
-        if dynamic_batch:
-            if any(each.dim() == 0 for each in inputs):
-                raise Error(f"[{_WHERE}] example must have a batch axis, got a scalar")
-            # What differs between two batches is what depends on the batch.
-            more = tuple(torch.cat([each, each[:1]]) for each in inputs)
-            self._others = observe_values(program, model, more, _WHERE)
+        if dynamic_batch and any(each.dim() == 0 for each in inputs):
+            raise Error(f"[{_WHERE}] example must have a batch axis, got a scalar")
+        if others is None and dynamic_batch:
+            others = tuple(torch.cat([each, each[:1]]) for each in inputs)
+        if others is not None:
+            # What differs between two sizes is what depends on the free axes.
+            self._others = observe_values(program, model, others, _WHERE)
         self._parameters = {
             id(value): name
             for name, value in itertools.chain(
