@@ -114,9 +114,17 @@ std::shared_ptr<const graph::Model> at_opset(const GraphModel& model, std::int64
   const bool old = own != model.get().opsets.end() && own->second < kWrittenOpset;
   if (opset == 0 && !old) return model.share();
   if (own != model.get().opsets.end() && own->second == opset) return model.share();
-  if (opset == 0) opset = kWrittenOpset;
   auto newer = std::make_shared<graph::Model>(model.get());
-  graph::upgrade(*newer, opset);
+  if (opset != 0) {
+    graph::upgrade(*newer, opset);
+    return newer;
+  }
+  try {
+    graph::upgrade(*newer, kWrittenOpset);
+  } catch (const UnsupportedError& error) {
+    throw UnsupportedError(std::string(error.what()) + "; opset=" + std::to_string(own->second) +
+                           " writes the model as it is");
+  }
   return newer;
 }
 

@@ -165,7 +165,7 @@ class Runner final : public Environment {
       outputs.assign(step.outputs.size(), Value());
       Call call(*step.node, step.version, inputs, outputs, *this);
       const std::vector<Value>* around = std::exchange(frame_, &frame);
-      with_name(*step.node, [&] { step.op->evaluate(call); });
+      with_name(*step.node, compiled.steps.size() == 1, [&] { step.op->evaluate(call); });
       frame_ = around;
       for (std::size_t i = 0; i < outputs.size(); ++i) {
         if (step.outputs[i] < 0) continue;

@@ -516,7 +516,7 @@ std::vector<Value> run_step(const Engine& engine, const Program& program, const 
   std::vector<Value> results(step.outputs.size());
   StepEnvironment environment(engine, program, step, captured, budget);
   graph::Call call(*step.node, step.version, inputs, results, environment);
-  graph::with_name(*step.node, [&] { step.op->evaluate(call); });
+  graph::with_name(*step.node, program.steps.size() == 1, [&] { step.op->evaluate(call); });
   return results;
 }
 

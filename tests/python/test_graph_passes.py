@@ -304,8 +304,11 @@ def test_an_error_of_an_operator_names_the_node(named: bool) -> None:
     x = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n"])
     y = helper.make_tensor_value_info("y", TensorProto.FLOAT, None)
     shape = onnx.numpy_helper.from_array(np.array([2, 2], np.int64), "shape")
-    node = helper.make_node("Reshape", ["x", "shape"], ["y"], name="head/reshape" if named else "")
-    proto = helper.make_model(helper.make_graph([node], "g", [x], [y], [shape]))
+    nodes = [
+        helper.make_node("Relu", ["x"], ["z"]),
+        helper.make_node("Reshape", ["z", "shape"], ["y"], name="head/reshape" if named else ""),
+    ]
+    proto = helper.make_model(helper.make_graph(nodes, "g", [x], [y], [shape]))
     at = r"\(node 'head/reshape'\)$" if named else r"\(node 'y'\)$"
     with pytest.raises(mc.Error, match=at):
         graph.load(proto.SerializeToString()).evaluate({"x": np.zeros(3, np.float32)})

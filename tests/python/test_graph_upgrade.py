@@ -308,6 +308,19 @@ def test_a_model_below_13_is_written_at_13_unless_its_own_opset_is_asked_for(
         assert graph.load(kept.to_bytes()).opsets[""] == newer
 
 
+def test_what_cannot_be_written_at_13_can_be_at_its_own_opset() -> None:
+    masked = graph.load(
+        model_of(8, one("Dropout", outputs=2), {"x": X}, outputs=2).SerializeToString()
+    )
+    with pytest.raises(UnsupportedError, match=r"no mask.*; opset=8 writes the model as it is"):
+        masked.to_bytes()
+    assert graph.load(masked.to_bytes(opset=8)).opsets[""] == 8
+    # A mask that nobody reads is left out.
+    unread = graph.load(model_of(8, one("Dropout", outputs=2), {"x": X}).SerializeToString())
+    newer = graph.load(unread.to_bytes())
+    np.testing.assert_array_equal(newer.evaluate({"x": X})["y0"], X)
+
+
 def test_there_is_no_way_back() -> None:
     old, _ = CASES["Gemm"]()
     loaded = graph.load(graph.load(old.SerializeToString()).to_bytes(opset=18))

@@ -146,6 +146,6 @@ def test_an_axis_that_the_export_does_not_follow_is_refused() -> None:
         mct.to_graph(
             Pyramid(), torch.randn(1, 3, 16, 8), dynamic_axes={"image": {2: "side", 3: "side"}}
         )
+    flat = nn.Sequential(nn.Flatten(), nn.Linear(12, 2))
     with pytest.raises(mc.Error, match="takes other sizes than the example, got h: "):
-        flat = nn.Sequential(nn.Flatten(), nn.Linear(12, 2))
         mct.to_graph(flat, torch.randn(1, 3, 2, 2), dynamic_axes={"input": {2: "h"}})

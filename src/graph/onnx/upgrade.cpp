@@ -50,7 +50,8 @@ void collect_names(const Graph& graph, std::unordered_set<std::string>& names) {
 struct Known {
   std::unordered_map<std::string, const ValueType*> types;
   std::unordered_map<std::string, const Tensor*> tensors;
-  bool only_single = true;  // no weight or input is float16, bfloat16 or float64
+  std::unordered_set<std::string> read;  // by a node, or as an output
+  bool only_single = true;               // no weight or input is float16, bfloat16 or float64
 
   void see(ElementType type) {
     only_single = only_single && type != ElementType::float16 && type != ElementType::float64 &&
@@ -70,8 +71,20 @@ struct Known {
       tensors[name] = &tensor;
       see(tensor.type());
     }
+    for (const ValueInfo& info : graph.outputs) read.insert(info.name);
     for (const Node& node : graph.nodes) {
+      read.insert(node.inputs.begin(), node.inputs.end());
       for_each_subgraph(node, [&](const Graph& body) { add(body); });
+    }
+  }
+  // Names in functions are their own: what they read is known, their types are not.
+  void add_reads(const std::vector<Node>& nodes) {
+    for (const Node& node : nodes) {
+      read.insert(node.inputs.begin(), node.inputs.end());
+      for_each_subgraph(node, [&](const Graph& body) {
+        for (const ValueInfo& info : body.outputs) read.insert(info.name);
+        add_reads(body.nodes);
+      });
     }
   }
 
@@ -279,7 +292,12 @@ void Upgrader::step(Node node) {
     set_input(node, 1, integers(node, k));
   } else if (op == "Dropout" && passes(12)) {
     const bool has_mask = node.outputs.size() > 1 && !node.outputs[1].empty();
-    if (from_ < 10 && has_mask) refuse(node, "must have no mask, which was not bool");
+    if (from_ < 10 && has_mask) {
+      if (known_.read.contains(node.outputs[1])) {
+        refuse(node, "must have no mask, which was not bool");
+      }
+      node.outputs.resize(1);
+    }
     if (node.find("ratio") != nullptr) {
       const float ratio = node.get<float>("ratio", 0.5f);
       erase(node, "ratio");
@@ -361,7 +379,11 @@ void upgrade(Model& model, std::int64_t opset) {
   onnx::collect_names(model.graph, names);
   onnx::Known known;
   known.add(model.graph);
-  for (const Function& function : model.functions) onnx::collect_names(function.nodes, names);
+  for (const Function& function : model.functions) {
+    onnx::collect_names(function.nodes, names);
+    known.read.insert(function.outputs.begin(), function.outputs.end());
+    known.add_reads(function.nodes);
+  }
   onnx::Upgrader upgrader(opset, std::move(names), known);
   if (from < opset) upgrader.run(changed.graph.nodes, from);
   for (Function& function : changed.functions) {
