@@ -19,7 +19,7 @@ __all__ = ["to_graph"]
 
 _WHERE = "keras.to_graph"
 # What the export of each backend asks for beside Keras.
-_NEEDS = {"torch": "onnx and onnxscript", "tensorflow": "tf2onnx", "jax": "tensorflow and tf2onnx"}
+_NEEDS = {"torch": "onnx and onnxscript", "tensorflow": "tf2onnx", "jax": "jax2onnx"}
 # Extents of free axes, even and odd ones by turns: a trace keeps what padding or a loop makes of
 # one, and models that halve an axis again and again take only some. The first that run are taken.
 _TRACED = (16, 32, 64, 224, 8, 4, 2)
