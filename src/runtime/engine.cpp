@@ -219,9 +219,7 @@ class Runner {
   Buffer acquire_packed(const Operand& operand) {
     Cell& at = cell(operand.slot);
     const Layout source = operand.source.empty() ? Layout(at.layout.shape()) : operand.source;
-    const Tensor packed = operand.packing == Packing::layout
-                              ? program_.packed(operand.slot, source, operand.want)
-                              : program_.packed(operand.slot, operand.packing, source);
+    const Tensor packed = program_.packed(operand.slot, operand.packing, source, operand.want);
     if (plan_ == nullptr) return {packed.raw(), -1, packed};
     // While a plan is made, nobody else uses the program.
     if (program_.give_up(operand.slot)) {

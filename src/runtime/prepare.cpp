@@ -339,44 +339,44 @@ class Preparing {
       }
     }
     if (image.rank() == 3 && shape.groups > 1 && !shape.transposed) {
-      if (auto flat = flat_convolution(*x, shape, bias != nullptr, *after)) return flat;
+      if (auto flat = flat_convolution(*x, shape, *after)) return flat;
     }
     if (is_column(image, shape)) {
-      if (auto turned = turned_convolution(*x, shape, bias != nullptr, *after)) return turned;
+      if (auto turned = turned_convolution(*x, shape, *after)) return turned;
     }
-    result.primitive = onednn::convolution(*x, shape, bias != nullptr, *after);
+    return convolution_seen(*x, shape, *after, [](const Layout& own) { return own; });
+  }
+
+  // A convolution of x, which the primitive sees otherwise than the graph: `as_graph` says how a
+  // layout of the primitive's looks there. The weight's elements lie as they did.
+  template <class View>
+  std::optional<Prepared> convolution_seen(const Layout& x, const onednn::ConvolutionShape& shape,
+                                           const std::vector<Post>& posts, View&& as_graph) const {
+    const bool bias = group_.bias >= 0;
+    Prepared result;
+    result.primitive = onednn::convolution(x, shape, bias, posts);
     if (result.primitive == nullptr) return std::nullopt;
     const auto& inputs = result.primitive->inputs;
-    result.operands.push_back({group_.x, inputs[0], {}});
+    result.operands.push_back({group_.x, as_graph(inputs[0]), {}});
     result.operands.push_back({group_.weight, inputs[1], onednn::grouped_weight(shape)});
-    if (bias != nullptr) result.operands.push_back({group_.bias, inputs[2], {}});
+    if (bias) result.operands.push_back({group_.bias, inputs[2], {}});
     add_link_operands(result);
-    result.output = result.primitive->output;
+    result.output = as_graph(result.primitive->output);
     return result;
   }
 
   // Signals in groups: what is fast is made for images.
-  std::optional<Prepared> flat_convolution(const Layout& x, const onednn::ConvolutionShape& signal,
-                                           bool bias, const std::vector<Post>& posts) const {
+  std::optional<Prepared> flat_convolution(const Layout& x, onednn::ConvolutionShape shape,
+                                           const std::vector<Post>& posts) const {
     for (const Post& post : posts) {
       if (!post.operand.empty()) return std::nullopt;
     }
-    onednn::ConvolutionShape shape = signal;
-    shape.weight = Layout(signal.weight).with_axis(2).shape();
-    shape.output = Layout(signal.output).with_axis(2).shape();
-    shape.stride.insert(shape.stride.begin(), 1);
-    shape.dilation.insert(shape.dilation.begin(), 1);
-    shape.before.insert(shape.before.begin(), 0);
-    shape.after.insert(shape.after.begin(), 0);
-    Prepared result;
-    result.primitive = onednn::convolution(Layout(x.shape()).with_axis(2), shape, bias, posts);
-    if (result.primitive == nullptr) return std::nullopt;
-    const auto& inputs = result.primitive->inputs;
-    result.operands.push_back({group_.x, inputs[0].without_axis(2), {}});
-    result.operands.push_back({group_.weight, inputs[1], onednn::grouped_weight(shape)});
-    if (bias) result.operands.push_back({group_.bias, inputs[2], {}});
-    result.output = result.primitive->output.without_axis(2);
-    return result;
+    shape.weight = {shape.weight[0], shape.weight[1], 1, shape.weight[2]};
+    shape.output = {shape.output[0], shape.output[1], 1, shape.output[2]};
+    for (auto* each : {&shape.stride, &shape.dilation}) each->insert(each->begin(), 1);
+    for (auto* each : {&shape.before, &shape.after}) each->insert(each->begin(), 0);
+    return convolution_seen(Layout(x.shape()).with_axis(2), shape, posts,
+                            [](const Layout& own) { return own.without_axis(2); });
   }
 
   // An image one pixel wide: kernels run along rows, so it is turned by 90 degrees, which moves
@@ -386,8 +386,7 @@ class Preparing {
            shape.weight[3] == 1 && shape.before[1] == 0 && shape.after[1] == 0;
   }
 
-  std::optional<Prepared> turned_convolution(const Layout& x,
-                                             const onednn::ConvolutionShape& upright, bool bias,
+  std::optional<Prepared> turned_convolution(const Layout& x, onednn::ConvolutionShape shape,
                                              const std::vector<Post>& posts) const {
     // Operands that are neither a number nor one per channel would have to be turned too.
     for (const Post& post : posts) {
@@ -396,23 +395,13 @@ class Preparing {
       if (own[2] != 1 || own[3] != 1) return std::nullopt;
     }
     constexpr std::array<int, 4> kTurn = {0, 1, 3, 2};
-    onednn::ConvolutionShape shape = upright;
     std::swap(shape.weight[2], shape.weight[3]);
     std::swap(shape.output[2], shape.output[3]);
     for (auto* pair : {&shape.stride, &shape.dilation, &shape.before, &shape.after}) {
       std::swap((*pair)[0], (*pair)[1]);
     }
-    Prepared result;
-    result.primitive = onednn::convolution(x.transposed(kTurn), shape, bias, posts);
-    if (result.primitive == nullptr) return std::nullopt;
-    const auto& inputs = result.primitive->inputs;
-    result.operands.push_back({group_.x, inputs[0].transposed(kTurn), {}});
-    // The weight's elements lie as they did: one of its last two extents is 1.
-    result.operands.push_back({group_.weight, inputs[1], onednn::grouped_weight(shape)});
-    if (bias) result.operands.push_back({group_.bias, inputs[2], {}});
-    add_link_operands(result);
-    result.output = result.primitive->output.transposed(kTurn);
-    return result;
+    return convolution_seen(x.transposed(kTurn), shape, posts,
+                            [&](const Layout& own) { return own.transposed(kTurn); });
   }
 
   std::optional<Prepared> inner_product() const {

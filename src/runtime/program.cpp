@@ -52,6 +52,31 @@ class Folding final : public graph::Environment {
   FoldBudget& budget_;
 };
 
+Tensor reordered(const Tensor& from, const kernels::onednn::Layout& source,
+                 const kernels::onednn::Layout& wanted) {
+  Tensor result(ElementType::uint8, Shape{wanted.bytes()});
+  kernels::onednn::reorder(source, from.raw(), wanted, result.mutable_raw());
+  return result;
+}
+
+// [columns, depth], or [columns, depth, 3, 3]
+Tensor packed_by_us(const Tensor& original, Packing packing,
+                    const kernels::onednn::Layout& source) {
+  const std::int64_t columns = source.shape()[0];
+  const std::int64_t depth = source.shape()[1];
+  const std::int64_t floats = kernels::packed_floats(depth, columns);
+  const bool is_winograd = packing == Packing::winograd;
+  Tensor result(ElementType::float32, Shape{is_winograd ? kernels::kProducts * floats : floats});
+  const auto* from = original.data<float>();
+  auto* to = result.mutable_data<float>();
+  const Shape strides = source.strides();
+  parallel_for(kernels::panels_of(columns), 2, [&](std::int64_t first, std::int64_t last) {
+    if (is_winograd) kernels::pack_winograd(depth, columns, from, first, last, to);
+    else kernels::pack_panels(depth, columns, from, strides[1], strides[0], first, last, to);
+  });
+  return result;
+}
+
 }  // namespace
 
 Cell cell_of(Value value, bool is_fixed) {
@@ -149,8 +174,9 @@ void Program::compile(const std::map<std::string, std::int64_t>& opsets, bool fu
   }
   std::vector<int> reads(names.size(), 0);
   for (const Step& step : steps) {
-    for (const int slot : step.inputs)
-      reads[static_cast<std::size_t>(std::max(slot, 0))] += slot >= 0;
+    for (const int slot : step.inputs) {
+      if (slot >= 0) ++reads[static_cast<std::size_t>(slot)];
+    }
   }
   for (const auto& [body, program] : bodies) {
     for (const std::string& name : graph::names_captured(*body)) {
@@ -194,7 +220,7 @@ Tensor Program::constant(int slot) const {
       known, [](const Packed& each) { return each.packing != Packing::winograd; });
   Tensor result(ElementType::float32, initial[index].layout.shape());
   if (from.packing == Packing::layout) {
-    kernels::onednn::reorder(from.layout, from.tensor.raw(), from.source, result.mutable_raw());
+    kernels::onednn::reorder(from.wanted, from.tensor.raw(), from.source, result.mutable_raw());
     return result;
   }
   const Shape& shape = from.source.shape();
@@ -222,46 +248,22 @@ bool Program::give_up(int slot) const {
   return true;
 }
 
-Tensor Program::packed(int slot, const kernels::onednn::Layout& source,
+Tensor Program::packed(int slot, Packing packing, const kernels::onednn::Layout& source,
                        const kernels::onednn::Layout& wanted) const {
   {
     const std::lock_guard lock(mutex_);
     for (const Packed& each : packed_[slot]) {
-      if (each.packing == Packing::layout && each.layout == wanted) return each.tensor;
-    }
-  }
-  const Tensor from = constant(slot);
-  const std::lock_guard lock(mutex_);
-  Tensor result(ElementType::uint8, Shape{wanted.bytes()});
-  kernels::onednn::reorder(source, from.raw(), wanted, result.mutable_raw());
-  packed_[slot].push_back({Packing::layout, source, wanted, result});
-  return result;
-}
-
-Tensor Program::packed(int slot, Packing packing, const kernels::onednn::Layout& source) const {
-  {
-    const std::lock_guard lock(mutex_);
-    for (const Packed& each : packed_[slot]) {
-      if (each.packing == packing && each.source == source) return each.tensor;
+      if (each.packing != packing) continue;
+      if (packing == Packing::layout ? each.wanted == wanted : each.source == source) {
+        return each.tensor;
+      }
     }
   }
   const Tensor original = constant(slot);
   const std::lock_guard lock(mutex_);
-  const Shape& shape = source.shape();
-  // [columns, depth], or [columns, depth, 3, 3]
-  const std::int64_t columns = shape[0];
-  const std::int64_t depth = shape[1];
-  const std::int64_t floats = kernels::packed_floats(depth, columns);
-  const bool is_winograd = packing == Packing::winograd;
-  Tensor result(ElementType::float32, Shape{is_winograd ? kernels::kProducts * floats : floats});
-  const auto* from = original.data<float>();
-  auto* to = result.mutable_data<float>();
-  const Shape strides = source.strides();
-  parallel_for(kernels::panels_of(columns), 2, [&](std::int64_t first, std::int64_t last) {
-    if (is_winograd) kernels::pack_winograd(depth, columns, from, first, last, to);
-    else kernels::pack_panels(depth, columns, from, strides[1], strides[0], first, last, to);
-  });
-  packed_[slot].push_back({packing, source, {}, result});
+  Tensor result = packing == Packing::layout ? reordered(original, source, wanted)
+                                             : packed_by_us(original, packing, source);
+  packed_[slot].push_back({packing, source, wanted, result});
   return result;
 }
 

@@ -119,12 +119,10 @@ class Program {
   /// The elements of a constant, row-major.
   [[nodiscard]] graph::Tensor constant(int slot) const;
 
-  /// A constant packed for our own kernels, made once.
+  /// A constant in the layout `wanted`, or packed for our own kernels, made once. `source` is how
+  /// its elements lie.
   [[nodiscard]] graph::Tensor packed(int slot, Packing packing,
-                                     const kernels::onednn::Layout& source) const;
-
-  /// A constant in another layout, made once. `source` is how its elements lie.
-  [[nodiscard]] graph::Tensor packed(int slot, const kernels::onednn::Layout& source,
+                                     const kernels::onednn::Layout& source,
                                      const kernels::onednn::Layout& wanted) const;
 
   /// Frees a constant that has been packed, as long as the packing can be undone and one step alone
@@ -145,7 +143,7 @@ class Program {
   struct Packed {
     Packing packing;
     kernels::onednn::Layout source;
-    kernels::onednn::Layout layout;  // of Packing::layout
+    kernels::onednn::Layout wanted;  // of Packing::layout
     graph::Tensor tensor;
   };
   std::vector<bool> read_once_;  // by slot: by one step, and by no subgraph or output

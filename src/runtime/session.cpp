@@ -168,7 +168,8 @@ struct Session::State {
                          std::shared_ptr<const Plan>* used);
   std::vector<Value> run_batch(const std::vector<Value>& given);
   std::optional<Known> find(const std::vector<std::int64_t>& key);
-  void remember(const std::vector<std::int64_t>& key, std::shared_ptr<const Plan> plan);
+  // True for the first.
+  bool remember(const std::vector<std::int64_t>& key, std::shared_ptr<const Plan> plan);
 };
 
 Session::Session(graph::Model model, const SessionOptions& options) {
@@ -187,12 +188,6 @@ Session::Session(graph::Model model, const SessionOptions& options) {
   }
   graph::inline_functions(model);
   graph::sort_nodes(model.graph);
-  if (model.ir_version < 4) {
-    // All initializers had to be inputs as well, which says nothing about them.
-    std::erase_if(model.graph.inputs, [&](const ValueInfo& input) {
-      return model.graph.initializers.contains(input.name);
-    });
-  }
   state_ = std::make_unique<State>(std::move(model), options);
   const graph::Graph& graph = state_->model.graph;
   std::set<std::string> names;
@@ -231,11 +226,11 @@ bool Session::State::compile(const graph::PassOptions& passes) {
     graph::PassOptions left = passes;
     left.max_fold_bytes = budget.bytes;
     left.max_fold_ratio = 0;
-    // Constants that a pass has replaced go before the next one makes more.
     for (const char* pass :
-         {"fold_constants", "remove_dead_code", "fold_batch_norm", "remove_dead_code",
-          "fold_affine", "remove_dead_code", "fuse_layer_norm", "remove_dead_code"}) {
+         {"fold_constants", "fold_batch_norm", "fold_affine", "fuse_layer_norm"}) {
       budget.bytes -= std::min(graph::run_pass(model, pass, left).bytes, budget.bytes);
+      // Constants that it has replaced go before the next one makes more.
+      graph::run_pass(model, "remove_dead_code");
     }
   }
   translated([&] {
@@ -316,14 +311,16 @@ std::optional<Session::State::Known> Session::State::find(const std::vector<std:
   return found->second;
 }
 
-void Session::State::remember(const std::vector<std::int64_t>& key,
+bool Session::State::remember(const std::vector<std::int64_t>& key,
                               std::shared_ptr<const Plan> plan) {
   const std::lock_guard lock(mutex);
+  const bool is_first = plans.empty();
   plans[key] = {std::move(plan), ++clock};
-  if (plans.size() <= kPlans) return;
+  if (plans.size() <= kPlans) return is_first;
   const auto oldest =
       std::ranges::min_element(plans, {}, [](const auto& entry) { return entry.second.used; });
   plans.erase(oldest);
+  return is_first;
 }
 
 std::vector<Value> Session::State::run(const std::vector<Value>& given, Times* times,
@@ -340,9 +337,10 @@ std::vector<Value> Session::State::run(const std::vector<Value>& given, Times* t
       const auto plan = std::make_shared<Plan>(engine, *program);
       std::vector<Value> results = run_steps(engine, *program, given, {}, budget, plan.get());
       check_outputs(model.graph.outputs, results);
-      remember(key, plan);
+      // Values between had memory of their own, from now on they share the plan's. Sessions whose
+      // shapes change need it again for the next plan.
+      if (remember(key, plan)) trim();
       if (used != nullptr) *used = plan;
-      trim();  // values between had memory of their own, from now on they share the plan's
       return results;
     }
   }

@@ -230,30 +230,27 @@ void kernel_loop(const void* x, void* y, std::int64_t count, const void*) {
   kKernel(static_cast<const float*>(x), count, static_cast<float*>(y));
 }
 
-// y = x times a gate of x: prepare makes what the kernel takes, finish what becomes of it.
-template <Kernel kKernel, class Prepare, class Finish>
-void gated_loop(const void* x, void* y, std::int64_t count, Prepare&& prepare, Finish&& finish) {
+// y = x / 2 (1 + kKernel(argument(x)))
+template <Kernel kKernel, class Argument>
+void gated_loop(const void* x, void* y, std::int64_t count, Argument&& argument) {
   float gates[kChunk];
   for (std::int64_t first = 0; first < count; first += kChunk) {
     const std::int64_t n = std::min(kChunk, count - first);
     const float* from = static_cast<const float*>(x) + first;
     float* to = static_cast<float*>(y) + first;
-    for (std::int64_t i = 0; i < n; ++i) gates[i] = prepare(from[i]);
+    for (std::int64_t i = 0; i < n; ++i) gates[i] = argument(from[i]);
     kKernel(gates, n, gates);
-    for (std::int64_t i = 0; i < n; ++i) to[i] = finish(from[i], gates[i]);
+    for (std::int64_t i = 0; i < n; ++i) to[i] = 0.5f * from[i] * (1.0f + gates[i]);
   }
 }
 
 void gelu_loop(const void* x, void* y, std::int64_t count, const void*) {
-  gated_loop<kernels::erf_f32>(
-      x, y, count, [](float v) { return v * 0.70710678118654752f; },
-      [](float v, float gate) { return 0.5f * v * (1.0f + gate); });
+  gated_loop<kernels::erf_f32>(x, y, count, [](float v) { return v * 0.70710678118654752f; });
 }
 
 void gelu_tanh_loop(const void* x, void* y, std::int64_t count, const void*) {
   gated_loop<kernels::tanh_f32>(
-      x, y, count, [](float v) { return 0.79788456080286536f * (v + 0.044715f * v * v * v); },
-      [](float v, float gate) { return 0.5f * v * (1.0f + gate); });
+      x, y, count, [](float v) { return 0.79788456080286536f * (v + 0.044715f * v * v * v); });
 }
 
 // The loop over float32.
